@@ -1,0 +1,1 @@
+"""The client side of nodes: backends, placement, stripes, health, cache."""

@@ -1,0 +1,1 @@
+"""Erasure codes: reedsolo's systematic Reed-Solomon code, mirrors, and the compiled kernel."""

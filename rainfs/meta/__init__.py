@@ -1,0 +1,1 @@
+"""Metadata: engines, schema, namespace, extents, stripes, sessions."""

@@ -1,0 +1,74 @@
+"""The interface below all metadata: a transactional, ordered map from bytes to bytes.
+
+Engines: `sqlite` (embedded, the default), `memory` (tests), later `etcd`.  All pass
+`tests/contract/test_engine.py`.  The engine knows neither keys nor values.
+
+On the embedded engine nothing in a transaction suspends, so a transaction body is atomic towards
+every other task.  Hence the rule: no await between a transaction's first read and its commit,
+except on the transaction itself.  A body may run more than once (after a conflict), so it must have no
+effects outside its transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+MAX_TRANSACTION_KEYS = 10_000
+"""Most keys that one transaction may put and delete; larger work is several transactions."""
+
+
+class Reader(Protocol):
+    """A consistent snapshot."""
+
+    async def get(self, key: bytes) -> bytes | None:
+        """Return the value, or None."""
+        ...
+
+    async def scan(
+        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Return at most `limit` pairs with `start <= key < stop`, in (reverse) key order."""
+        ...
+
+
+class Transaction(Reader, Protocol):
+    """A snapshot plus writes that take effect together at commit; reads see own writes."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a value."""
+        ...
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key; absent is fine."""
+        ...
+
+
+class Engine(Protocol):
+    """A store of key-value pairs with serialisable transactions."""
+
+    async def run(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run `body` and commit; retried on conflict.  An exception from `body` rolls back.
+
+        The commit survives the death of this process; `durable` makes it survive a power cut.
+
+        Raises: TransactionConflict when retries run out, MetadataError when the engine fails.
+        """
+        ...
+
+    async def read(self, body: Callable[[Reader], Awaitable[T]]) -> T:
+        """Run `body` on a snapshot."""
+        ...
+
+    async def durable(self) -> None:
+        """Return once every commit that returned before this call is on stable storage.
+
+        Concurrent callers share one synchronisation.  Raises: MetadataError if it failed.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close; what was committed is durable afterwards.  Idempotent."""
+        ...

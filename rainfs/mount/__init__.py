@@ -1,0 +1,1 @@
+"""The pyfuse3 adapter: the only place that knows errno and FUSE."""

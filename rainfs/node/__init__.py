@@ -1,0 +1,1 @@
+"""The node daemon: wire events become store calls."""

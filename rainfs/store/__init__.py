@@ -1,0 +1,1 @@
+"""A node's storage file: format, allocation, index, checksums."""

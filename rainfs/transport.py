@@ -1,0 +1,1 @@
+"""Trio streams with deadlines: the network boundary."""

@@ -1,0 +1,1 @@
+"""POSIX semantics above metadata and array, without FUSE."""

@@ -1,0 +1,1 @@
+"""The protocol between array and node, without any I/O."""
