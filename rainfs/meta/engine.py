@@ -5,8 +5,8 @@ Engines: `sqlite` (embedded, the default), `memory` (tests), later `etcd`.  All 
 
 On the embedded engine nothing in a transaction suspends, so a transaction body is atomic towards
 every other task.  Hence the rule: no await between a transaction's first read and its commit,
-except on the transaction itself.  A body may run more than once (after a conflict), so it must have no
-effects outside its transaction.
+except on the transaction itself.  A body may run more than once (after a conflict), so it must
+have no effects outside its transaction.
 """
 
 from __future__ import annotations
