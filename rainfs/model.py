@@ -8,7 +8,9 @@ arrays, so fields are only ever appended, with a default.
 from __future__ import annotations
 
 import enum
-from typing import NewType
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, NewType
 
 import msgspec
 
@@ -216,6 +218,44 @@ class Node(msgspec.Struct, frozen=True, array_like=True):
     url: str
     labels: dict[str, str]
     draining: bool = False
+
+
+class ShardKey(NamedTuple):
+    """Name of a shard inside a volume.  Keys order by stripe, then shard."""
+
+    stripe: StripeId
+    shard: int
+    """Index of the shard in its stripe: 0 to k-1 data, k to n-1 parity."""
+
+
+class ShardInfo(NamedTuple):
+    """What a node says of a shard without reading it."""
+
+    key: ShardKey
+    length: int
+    """Bytes, a multiple of PAGE_BYTES."""
+    durable: bool
+    """Whether data and index entry are known to be on stable storage."""
+    about: bytes
+    """The description that came with the put (empty in listings)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """A node's own report."""
+
+    uuid: NodeUuid
+    volume: VolumeId | None
+    name: str
+    capacity_bytes: int
+    used_bytes: int
+    free_bytes: int
+    """What a put may still take: the smaller of capacity left and room on the disk below."""
+    shards: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    failing: bool = False
+    """The disk below has reported I/O errors."""
+    version: str = ""
 
 
 class Attr(msgspec.Struct, frozen=True, array_like=True):

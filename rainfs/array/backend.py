@@ -12,51 +12,16 @@ until the shard is stat'ed.  Retrying a call is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from rainfs.model import NodeUuid, StripeId, VolumeId
+import trio
+
+from rainfs.model import NodeHealth, ShardInfo, ShardKey, VolumeId
+
+__all__ = ["Backend", "BackendFactory", "Buffer", "NodeHealth", "ShardInfo", "ShardKey"]
 
 Buffer = bytes | bytearray | memoryview
-
-
-class ShardKey(NamedTuple):
-    """Name of a shard inside a volume.  Keys order by stripe, then shard."""
-
-    stripe: StripeId
-    shard: int
-    """Index of the shard in its stripe: 0 to k-1 data, k to n-1 parity."""
-
-
-class ShardInfo(NamedTuple):
-    """What a node says of a shard without reading it."""
-
-    key: ShardKey
-    length: int
-    """Bytes, a multiple of PAGE_BYTES."""
-    durable: bool
-    """Whether data and index entry are known to be on stable storage."""
-    about: bytes
-    """The description that came with the put (empty in listings)."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeHealth:
-    """A node's own report."""
-
-    uuid: NodeUuid
-    volume: VolumeId | None
-    name: str
-    capacity_bytes: int
-    used_bytes: int
-    free_bytes: int
-    """What a put may still take: the smaller of capacity left and room on the disk below."""
-    shards: int
-    labels: Mapping[str, str] = field(default_factory=dict)
-    failing: bool = False
-    """The disk below has reported I/O errors."""
-    version: str = ""
 
 
 class Backend(Protocol):
@@ -128,8 +93,10 @@ class Backend(Protocol):
 class BackendFactory(Protocol):
     """What an entry point of the group `rainfs.backends`, named by URL scheme, is."""
 
-    def __call__(self, url: str, volume: VolumeId | None, *, deadline_s: float) -> Backend:
-        """Return a backend for `url`; connects lazily.
+    def __call__(
+        self, url: str, volume: VolumeId | None, *, deadline_s: float, nursery: trio.Nursery
+    ) -> Backend:
+        """Return a backend for `url`; connects lazily, and runs its readers in `nursery`.
 
         `volume` is None only for `health` and `claim`.  Raises: InputError for an unusable URL.
         """
