@@ -1,0 +1,69 @@
+"""Page-aligned memory for payload.
+
+Owns how large buffers are obtained and reused: O_DIRECT wants them aligned to pages, and a fresh
+mapping costs one page fault for each 4 KiB, so hot paths take them from a pool.  Refuses to know
+what is kept in them.  Invariants: a buffer is writable, one-dimensional, of bytes, and starts on a
+page boundary; a pool keeps at most `max_buffers` idle ones and never blocks.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+
+Buffer = bytes | bytearray | memoryview
+"""Contiguous bytes that somebody may read."""
+
+WritableBuffer = bytearray | memoryview
+"""Contiguous bytes that somebody may fill; a memoryview must not be read-only."""
+
+
+def page_buffer(nbytes: int) -> memoryview:
+    """Return `nbytes` of fresh, zeroed, page-aligned writable memory; freed with its last view.
+
+    Raises: ValueError unless nbytes >= 1.
+    """
+    if nbytes < 1:
+        raise ValueError(f"a buffer of {nbytes} bytes")
+    return memoryview(mmap.mmap(-1, nbytes))[:nbytes]
+
+
+class BufferPool:
+    """Idle page buffers of one size.  Thread-safe; `take` and `give` never block.
+
+    A buffer that was taken may simply be dropped instead of given back.  Whoever gives one back
+    promises that nothing refers to it any more: the next taker overwrites it.
+    """
+
+    __slots__ = ("_idle", "_max_buffers", "buffer_bytes")
+
+    def __init__(self, buffer_bytes: int, max_buffers: int) -> None:
+        if buffer_bytes < 1 or max_buffers < 0:
+            raise ValueError(f"a pool of {max_buffers} buffers of {buffer_bytes} bytes")
+        self.buffer_bytes = buffer_bytes
+        self._max_buffers = max_buffers
+        # A bounded deque: its append and pop are atomic, and when two threads give at once
+        # to an almost full pool it drops a buffer instead of growing.
+        self._idle: deque[memoryview] = deque(maxlen=max_buffers)
+
+    def take(self) -> memoryview:
+        """Return a buffer of `buffer_bytes`; its content is whatever was left in it."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return page_buffer(self.buffer_bytes)
+
+    def give(self, buffer: memoryview) -> None:
+        """Take `buffer` back for reuse, or let it go when the pool is full.
+
+        Raises: ValueError for a buffer of another size or a read-only one.
+        """
+        if buffer.nbytes != self.buffer_bytes or buffer.readonly:
+            raise ValueError(f"a buffer of {buffer.nbytes} bytes is not of this pool")
+        if len(self._idle) < self._max_buffers:
+            self._idle.append(buffer)
+
+    @property
+    def idle(self) -> int:
+        """Number of buffers waiting for reuse."""
+        return len(self._idle)
