@@ -17,6 +17,10 @@ Switches on a node (all may change at any time, also while calls are under way):
     flip(key, at)   one byte is silently wrong: what only an end-to-end check can notice
     reject_as(uuid=..., volume=...)   the node is another one from now on
 
+A session that was opened for a volume is refused (ForeignVolume) by a node that has not been claimed
+for it, as by a real one: make the node with `volume=...` or claim it.  A session opened for no volume
+may do everything here; a real one may only `health` and `claim`.
+
 Each call is appended to `node.log` as it starts; `node.in_flight` and `node.most_in_flight` count.
 """
 
@@ -209,9 +213,9 @@ class FakeBackend:
                     if (
                         name not in {"health", "claim"}
                         and self._volume is not None
-                        and node.volume not in (None, self._volume)
+                        and node.volume != self._volume
                     ):
-                        raise ForeignVolume(f"{self.url}: belongs to another volume")
+                        raise ForeignVolume(f"{self.url}: belongs to another volume, or to none")
                     yield node
             finally:
                 self._calls.discard(scope)
