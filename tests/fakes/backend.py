@@ -17,9 +17,9 @@ Switches on a node (all may change at any time, also while calls are under way):
     flip(key, at)   one byte is silently wrong: what only an end-to-end check can notice
     reject_as(uuid=..., volume=...)   the node is another one from now on
 
-A session that was opened for a volume is refused (ForeignVolume) by a node that has not been claimed
-for it, as by a real one: make the node with `volume=...` or claim it.  A session opened for no volume
-may do everything here; a real one may only `health` and `claim`.
+A session opened for a volume is refused (ForeignVolume) by a node that was not claimed for it, as
+by a real one: make the node with `volume=...` or claim it.  A session opened for no volume may do
+everything here; a real one may only `health` and `claim`.
 
 Each call is appended to `node.log` as it starts; `node.in_flight` and `node.most_in_flight` count.
 """
