@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cases import (
+from bench.results import Measured, Results
     GROUPS,
     Case,
     CaseFailed,
