@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cases import (
-from bench.results import Measured, Results
     GROUPS,
     Case,
     CaseFailed,
@@ -29,6 +28,7 @@ from bench.results import Measured, Results
     make_archive,
     note,
 )
+from bench.results import Measured, Results
 
 NAME_COLUMNS = 18
 REASON_CHARACTERS = 300
