@@ -1,9 +1,9 @@
 """CRC-32C (Castagnoli) of buffers and of their pages.
 
 Owns the checksum that nodes keep for every page of a shard and mounts for every block.  Refuses to
-know who stores it.  Invariant: the value is the standard one (iSCSI, ext4; check value of
-b"123456789" is 0xE3069283), whichever implementation computed it: the compiled kernel, which uses
-the processor's own instruction and lets other threads run, or google-crc32c where it is missing.
+know who stores it.  Invariant: the value is the standard one (iSCSI, ext4; that of b"123456789"
+is 0xE3069283), whichever implementation computed it: the compiled kernel, which uses the
+processor's own instruction and lets other threads run, or google-crc32c where it is missing.
 
 Source: RFC 3720, appendix B.4.
 """
@@ -14,6 +14,7 @@ import struct
 
 import google_crc32c
 
+from rainfs._native import ffi, lib
 from rainfs.memory import Buffer
 from rainfs.model import PAGE_BYTES
 
@@ -21,16 +22,29 @@ CRC_BYTES = 4
 """Length of one packed checksum."""
 
 
-def crc32c(data: Buffer, value: int = 0) -> int:
-    """Return the CRC-32C of `data`, continuing from `value`, the checksum of what came before."""
+def _crc32c_kernel(data: Buffer, value: int = 0) -> int:
+    assert ffi is not None
+    assert lib is not None
+    source = ffi.from_buffer("uint8_t[]", data)
+    return lib.rain_crc32c(value, source, len(source))
+
+
+def _crc32c_pages_kernel(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
+    assert ffi is not None
+    assert lib is not None
+    if page_bytes < 1:
+        raise ValueError(f"pages of {page_bytes} bytes")
+    source = ffi.from_buffer("uint8_t[]", data)
+    crcs = bytearray(-(-len(source) // page_bytes) * CRC_BYTES)
+    lib.rain_crc32c_pages(source, len(source), page_bytes, ffi.from_buffer("uint8_t[]", crcs))
+    return bytes(crcs)
+
+
+def _crc32c_library(data: Buffer, value: int = 0) -> int:
     return int(google_crc32c.extend(value, bytes(data)))
 
 
-def crc32c_pages(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
-    """Return the CRC-32C of every page of `data`, each as a little-endian uint32, in order.
-
-    The last page may be short.  Raises: ValueError unless page_bytes >= 1.
-    """
+def _crc32c_pages_library(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
     if page_bytes < 1:
         raise ValueError(f"pages of {page_bytes} bytes")
     view = memoryview(data).cast("B")
@@ -39,3 +53,18 @@ def crc32c_pages(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
         for start in range(0, len(view), page_bytes)
     ]
     return struct.pack(f"<{len(crcs)}I", *crcs)
+
+
+def crc32c(data: Buffer, value: int = 0) -> int:
+    """Return the CRC-32C of `data`, continuing from `value`, the checksum of what came before."""
+    return _crc32c_library(data, value) if lib is None else _crc32c_kernel(data, value)
+
+
+def crc32c_pages(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
+    """Return the CRC-32C of every page of `data`, each as a little-endian uint32, in order.
+
+    The last page may be short.  Raises: ValueError unless page_bytes >= 1.
+    """
+    if lib is None:
+        return _crc32c_pages_library(data, page_bytes)
+    return _crc32c_pages_kernel(data, page_bytes)
