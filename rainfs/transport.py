@@ -1,1 +1,281 @@
-"""Trio streams with deadlines: the network boundary."""
+"""The network boundary: TCP streams over trio, and the queue of frames that leave on one.
+
+Owns sockets, their options and readiness.  Refuses to know messages.  Whatever the operating system
+reports is a NodeUnavailable here.  Calls named `x_nowait` do what is possible at once and never
+suspend, which saves a turn of the scheduler where bytes or room are there already.  A TLS stream
+will be a second class with the methods of `Stream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from rainfs.errors import NodeUnavailable
+from rainfs.memory import Buffer
+
+MAX_BUFFERS_PER_SEND = 64
+"""Well below the kernel's IOV_MAX of 1024."""
+
+LISTEN_BACKLOG = 128
+ACCEPT_PAUSE_S = 0.1
+"""How long accepting rests when the process has no file descriptors left."""
+
+KEEPALIVE_IDLE_S = 30
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 3
+
+_WOULD_BLOCK: Final = (BlockingIOError, InterruptedError)
+_OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+class Stream:
+    """One TCP connection; one task may receive and one may send at a time."""
+
+    __slots__ = ("_closed", "_socket", "peer")
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        sock.setblocking(False)
+        # Buffers are left to the kernel's autotuning: fixing SO_SNDBUF or SO_RCVBUF turns it off
+        # and was slower for shards of 1 MiB.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        self._socket = sock
+        self._closed = False
+        self.peer = peer
+
+    def receive_nowait(self, into: memoryview) -> int | None:
+        """Receive what is there; 0 says the peer has closed, None that nothing is there yet."""
+        try:
+            return self._socket.recv_into(into)
+        except _WOULD_BLOCK:
+            return None
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def send_nowait(self, buffers: Sequence[Buffer]) -> int:
+        """Send as much of the first MAX_BUFFERS_PER_SEND `buffers` as there is room for."""
+        try:
+            return self._socket.sendmsg(buffers[:MAX_BUFFERS_PER_SEND])
+        except _WOULD_BLOCK:
+            return 0
+        except OSError as error:
+            raise self._lost(error) from error
+
+    async def wait_readable(self) -> None:
+        """Return once there is something to receive."""
+        await self._ready(trio.lowlevel.wait_readable)
+
+    async def wait_writable(self) -> None:
+        """Return once there is room to send."""
+        await self._ready(trio.lowlevel.wait_writable)
+
+    async def _ready(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        if self._closed:
+            raise NodeUnavailable(f"{self.peer}: connection closed")
+        try:
+            await wait(self._socket)
+        except (trio.ClosedResourceError, OSError) as error:
+            raise self._lost(error) from error
+
+    def close(self) -> None:
+        """Close; whoever waits gets NodeUnavailable.  Idempotent."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    def _lost(self, error: Exception) -> NodeUnavailable:
+        if self._closed or isinstance(error, trio.ClosedResourceError):
+            return NodeUnavailable(f"{self.peer}: connection closed")
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return NodeUnavailable(f"{self.peer}: connection lost: {reason}")
+
+
+async def connect(host: str, port: int, *, deadline_s: float) -> Stream:
+    """Connect to a node.  Raises: NodeUnavailable when refused or not done within `deadline_s`."""
+    peer = f"{host}:{port}"
+    with trio.move_on_after(deadline_s):
+        try:
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise NodeUnavailable(f"{peer}: {error.strerror}") from error
+        refusal: OSError | None = None
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                await _connect(sock, address)
+                return Stream(sock, peer)
+            except OSError as error:
+                sock.close()
+                refusal = error
+            except BaseException:
+                sock.close()
+                raise
+        raise NodeUnavailable(f"{peer}: {refusal.strerror if refusal else 'no address'}")
+    raise NodeUnavailable(f"{peer}: no connection within {deadline_s:g} s")
+
+
+async def _connect(sock: socket.socket, address: tuple[object, ...]) -> None:
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        await trio.lowlevel.wait_writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+class Listener:
+    """A socket that accepts connections."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._closed = False
+        self.address: tuple[str, int] = sock.getsockname()[:2]
+
+    async def accept(self) -> Stream | None:
+        """Return the next connection, or None once the listener is closed."""
+        while not self._closed:
+            try:
+                sock, peer = self._socket.accept()
+                return Stream(sock, f"{peer[0]}:{peer[1]}")
+            except _WOULD_BLOCK:
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._socket)
+            except OSError as error:
+                # Anything else is the fault of one connection, which was gone before its turn.
+                pause = error.errno in _OUT_OF_RESOURCES
+                await trio.sleep(ACCEPT_PAUSE_S if pause else 0)
+        return None
+
+    def close(self) -> None:
+        """Stop accepting.  Idempotent."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+def listen(address: tuple[str, int], family: socket.AddressFamily) -> Listener:
+    """Listen on a numeric address.  Raises: OSError as the system has it."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(LISTEN_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(sock)
+
+
+class Parcel:
+    """Buffers on their way out, of one frame; `on_sent` is called once all of them have left."""
+
+    __slots__ = ("buffers", "on_sent", "started")
+
+    def __init__(self, buffers: Sequence[Buffer], on_sent: Callable[[], None] | None) -> None:
+        self.buffers = [view for buffer in buffers if (view := memoryview(buffer).cast("B")).nbytes]
+        self.started = False
+        self.on_sent = on_sent
+
+    def advance(self, nbytes: int) -> int:
+        """Forget the first `nbytes`, which have left; return how many of them were not its own."""
+        buffers = self.buffers
+        self.started = self.started or nbytes > 0
+        done = 0
+        while done < len(buffers) and nbytes >= len(buffers[done]):
+            nbytes -= len(buffers[done])
+            done += 1
+        del buffers[:done]
+        if buffers and nbytes:
+            buffers[0] = buffers[0][nbytes:]
+            nbytes = 0
+        if not buffers and self.on_sent is not None:
+            self.on_sent()
+        return nbytes
+
+
+class Outbox:
+    """What leaves on a stream, in order; payload is neither joined nor copied (but see `withdraw`).
+
+    `post` sends at once when nothing waits and there is room; a task in `run` sends the rest.
+    """
+
+    __slots__ = ("_parcels", "_stall_s", "_stream", "_wake")
+
+    def __init__(self, stream: Stream, *, stall_s: float) -> None:
+        self._stream = stream
+        self._stall_s = stall_s
+        self._parcels: deque[Parcel] = deque()
+        self._wake = trio.Event()
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything has left."""
+        return not self._parcels
+
+    def post(self, buffers: Sequence[Buffer], on_sent: Callable[[], None] | None = None) -> Parcel:
+        """Send `buffers` after what is waiting; they must not change until they have left.
+
+        Raises: NodeUnavailable when the connection is lost; `on_sent` is not called then.
+        """
+        parcel = Parcel(buffers, on_sent)
+        if not self._parcels:
+            parcel.advance(self._stream.send_nowait(parcel.buffers))
+        if parcel.buffers:
+            self._parcels.append(parcel)
+            self._wake.set()
+        return parcel
+
+    def withdraw(self, parcel: Parcel) -> None:
+        """Take a parcel back: afterwards nothing refers to its buffers.
+
+        One that has begun to leave must leave whole, or the peer loses the frames behind it: the
+        rest of it is copied.
+        """
+        if parcel.started:
+            parcel.buffers[:] = [memoryview(bytes(buffer)) for buffer in parcel.buffers]
+        elif parcel.buffers:
+            self._parcels.remove(parcel)
+
+    async def run(self) -> None:
+        """Send what `post` left over, for ever.
+
+        Raises: NodeUnavailable when the connection is lost or the peer takes nothing for `stall_s`.
+        """
+        while True:
+            while not self._parcels:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            with trio.move_on_after(self._stall_s) as patience:
+                await self._stream.wait_writable()
+            if patience.cancelled_caught:
+                raise NodeUnavailable(f"{self._stream.peer}: takes nothing for {self._stall_s:g} s")
+            self._flush()
+
+    def _flush(self) -> None:
+        buffers: list[Buffer] = []
+        for parcel in self._parcels:
+            buffers += parcel.buffers
+            if len(buffers) >= MAX_BUFFERS_PER_SEND:
+                break
+        left = self._stream.send_nowait(buffers)
+        while self._parcels:
+            parcel = self._parcels[0]
+            left = parcel.advance(left)
+            if parcel.buffers:
+                return
+            self._parcels.popleft()
