@@ -21,7 +21,7 @@ from setuptools import Extension, setup
 from setuptools.build_meta import _BuildMetaBackend
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CCompilerError
 
 NATIVE = Path(__file__).resolve().parent
 MODULE = "rainfs._native._kernel"
@@ -67,7 +67,7 @@ class BuildKernel(build_ext):
         ext.sources = [*ext.sources, str(module)]
         try:
             super().build_extension(ext)
-        except BaseError as error:
+        except (BaseError, CCompilerError) as error:
             raise SystemExit(
                 f"rainfs: compiling the kernel failed: {error}\n"
                 "A C compiler and the Python headers are needed (on Debian and Ubuntu: "
@@ -79,14 +79,18 @@ class BuildKernel(build_ext):
 class SourceDistribution(sdist):
     """Adds what a source distribution needs beyond the packages."""
 
-    def add_defaults(self) -> None:
-        """List the kernel, its build backend, and the tests."""
-        super().add_defaults()
+    def make_distribution(self) -> None:
+        """Pack the kernel, its build backend, tests and benchmarks with the rest."""
         root = NATIVE.parent
-        for folder, pattern in (("native", "*.[chp]*"), ("tests", "**/*.py"), ("bench", "*.py")):
-            for path in sorted((root / folder).glob(pattern)):
-                if path.is_file() and path.suffix in {".c", ".h", ".py"}:
-                    self.filelist.append(str(path.relative_to(root)))
+        for folder in ("native", "tests", "bench"):
+            found = (root / folder).rglob("*")
+            self.filelist.extend(
+                str(path.relative_to(root))
+                for path in sorted(found)
+                if path.suffix in {".c", ".h", ".py"}
+            )
+        self.filelist.remove_duplicates()
+        super().make_distribution()
 
 
 def kernel() -> list[Extension]:
@@ -109,9 +113,12 @@ def kernel() -> list[Extension]:
 
 def run_setup() -> None:
     """Run setuptools on pyproject.toml and the kernel, with the arguments in sys.argv."""
+    extensions = kernel()
+    limited = any(extension.py_limited_api for extension in extensions)
     setup(
-        ext_modules=kernel(),
+        ext_modules=extensions,
         cmdclass={"build_ext": BuildKernel, "sdist": SourceDistribution},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}} if limited else {},
     )
 
 
