@@ -12,8 +12,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from rainfs.errors import InputError, MountPointError
+from rainfs.meta.open import SQLITE_PREFIX, sqlite_path
 
 FILE_SYSTEM_TYPE = "fuse.rainfs"
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -100,15 +102,8 @@ def meta_url(argument: str) -> str:
 
     Raises: InputError when it is neither.
     """
-    scheme, separator, rest = argument.partition("://")
-    if separator:
-        if scheme != "sqlite":
-            raise InputError(
-                f"{argument}: unknown metadata scheme {scheme!r} (say sqlite:///absolute/path)"
-            )
-        if not rest.startswith("/") or rest.endswith("/"):
-            raise InputError(f"{argument}: the path must be absolute (sqlite:///absolute/path)")
-        return f"sqlite://{absolute(rest)}"
+    if "://" in argument:
+        return url_of(database_of(argument))
     mount = mount_on(argument)
     if mount is None or not mount.ours:
         raise InputError(f"{argument}: neither a metadata URL nor the mount point of a volume")
@@ -116,11 +111,18 @@ def meta_url(argument: str) -> str:
 
 
 def database_of(url: str) -> Path:
-    """Return the path of the database behind a META_URL in normal form."""
-    return Path(url.removeprefix("sqlite://"))
+    """Return the path of the database behind a META_URL.  Raises: InputError."""
+    path = sqlite_path(url)
+    if path is None:
+        raise InputError(f"bad metadata URL {url!r}: want sqlite:///absolute/path.db")
+    return Path(absolute(str(path)))
 
 
-def lies_below(path: Path, directory: str) -> bool:
-    """Whether `path` is `directory` or lies below it."""
-    own = absolute(str(path))
-    return own == directory or own.startswith(directory.rstrip("/") + "/")
+def url_of(database: Path) -> str:
+    """Return the normal form of the META_URL of a database."""
+    return SQLITE_PREFIX + quote(str(database))
+
+
+def lies_below(path: str, directory: str) -> bool:
+    """Whether one absolute path is the other or lies below it; asks no file system."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

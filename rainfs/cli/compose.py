@@ -1,0 +1,205 @@
+"""The composition root: builds the object graph of a mount, and of the shorter commands.
+
+engine -> volume -> session -> nodes -> array -> VFS -> reaper -> mount.  Nothing else in rainfs
+constructs one layer for another.  Owns the order of starting and, more important, of ending: bytes
+are flushed before the session ends, and the session ends before the database closes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from rainfs.array.array import Array
+from rainfs.array.backend import Backend
+from rainfs.array.backends.registry import open_backend
+from rainfs.care.exposure import Exposure, survey
+from rainfs.care.reaper import Reaper
+from rainfs.cli.volume_url import absolute, database_of, lies_below
+from rainfs.errors import InputError, NodeUnavailable, StorageError
+from rainfs.meta.engine import Engine
+from rainfs.meta.nodes import list_nodes
+from rainfs.meta.open import open_engine
+from rainfs.meta.sessions import Session
+from rainfs.meta.volume import Volume, open_volume
+from rainfs.model import Node, NodeHealth, NodeNumber, NodeState, VolumeId
+from rainfs.mount.mounting import serve_mount
+from rainfs.mount.options import MountOptions
+from rainfs.vfs.vfs import VFS
+
+log = logging.getLogger(__name__)
+
+PROBE_DEADLINE_S = 1.0
+"""How long a command that asks a node directly waits for it."""
+
+NODE_TABLE_POLL_S = 2.0
+"""How often a mount looks whether the node table changed."""
+
+SURVEY_DEADLINE_S = 5.0
+"""How long a mount with missing nodes may count what is exposed before it reports itself ready."""
+
+
+@asynccontextmanager
+async def opened_engine(url: str) -> AsyncIterator[Engine]:
+    """Open the metadata database at `url` for one command.  Raises: MetadataError."""
+    engine = open_engine(url)
+    try:
+        yield engine
+    finally:
+        with trio.CancelScope(shield=True):
+            await engine.aclose()
+
+
+@asynccontextmanager
+async def opened_volume(url: str) -> AsyncIterator[tuple[Engine, Volume]]:
+    """Open the volume whose metadata is at `url`.  Raises: MetadataError."""
+    async with opened_engine(url) as engine:
+        yield engine, await open_volume(engine)
+
+
+@asynccontextmanager
+async def opened_backend(url: str, volume: VolumeId | None) -> AsyncIterator[Backend]:
+    """Open one node for one command, with the short deadline of a probe."""
+    async with trio.open_nursery() as nursery:
+        backend = open_backend(url, volume, deadline_s=PROBE_DEADLINE_S, nursery=nursery)
+        try:
+            yield backend
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + PROBE_DEADLINE_S):
+                await backend.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def ask_node(url: str, volume: VolumeId | None) -> NodeHealth:
+    """Return a node's own report.  Raises: StorageError, InputError for a bad URL."""
+    with trio.move_on_after(PROBE_DEADLINE_S):
+        async with opened_backend(url, volume) as backend:
+            return await backend.health()
+    raise NodeUnavailable(f"{url}: no answer within {PROBE_DEADLINE_S:g} s")
+
+
+async def ask_nodes(nodes: Sequence[Node], volume: VolumeId) -> dict[NodeNumber, NodeHealth]:
+    """Ask all nodes at once; those that do not answer, or are another node, are left out."""
+    answers: dict[NodeNumber, NodeHealth] = {}
+
+    async def ask(node: Node) -> None:
+        try:
+            health = await ask_node(node.url, volume)
+        except StorageError as error:
+            log.debug("%s: %s", node.name, error)
+            return
+        if health.uuid == node.uuid:
+            answers[node.number] = health
+
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            nursery.start_soon(ask, node)
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What `rainfs mount` was asked for."""
+
+    url: str
+    mountpoint: str
+    options: MountOptions
+    log_path: str | None = None
+
+
+def refuse_below_the_mount(request: MountRequest, nodes: Sequence[Node]) -> None:
+    """A file that the mount itself needs must not lie below it: that deadlocks.
+
+    Raises: InputError.
+    """
+    needed = {"the metadata database": str(database_of(request.url))}
+    if request.log_path is not None:
+        needed["the log"] = request.log_path
+    for node in nodes:
+        if node.url.startswith("file://"):
+            needed[f"the storage of {node.name}"] = absolute(node.url.removeprefix("file://"))
+    for what, path in needed.items():
+        if lies_below(path, request.mountpoint):
+            raise InputError(f"{path}: {what} must not lie below the mount point")
+
+
+async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None]) -> None:
+    """Mount a volume and serve it until it is unmounted and every byte is durable.
+
+    Calls `ready` with remarks for the user once the mount answers.
+    """
+    async with opened_volume(request.url) as (engine, volume):
+        nodes = await list_nodes(engine)
+        refuse_below_the_mount(request, nodes)
+        session = await Session.begin(
+            engine, read_only=request.options.read_only, mountpoint=request.mountpoint
+        )
+        async with trio.open_nursery() as nursery:
+            array = Array(
+                volume.id,
+                nursery,
+                deadline_s=request.options.deadline_s,
+                cache_bytes=request.options.cache_bytes,
+            )
+            await array.set_nodes(nodes)
+            await array.start()
+            vfs = VFS(
+                engine, volume, session, array, options=request.options.vfs(), nursery=nursery
+            )
+            await vfs.start()
+            reaper = Reaper(engine, session, array)
+            if not session.read_only:
+                nursery.start_soon(reaper.run)
+            nursery.start_soon(_watch_nodes, engine, array, nodes)
+            remarks = await exposure_remarks(engine, array)
+            await serve_mount(
+                vfs,
+                request.mountpoint,
+                request.options,
+                source=request.url,
+                ready=lambda: ready(remarks),
+            )
+            with trio.CancelScope(shield=True):
+                await vfs.close()
+                await reaper.stop()
+                await session.end()
+                await array.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def _watch_nodes(engine: Engine, array: Array, known: Sequence[Node]) -> None:
+    """Tell the array about nodes that were added or changed while the mount runs."""
+    while True:
+        await trio.sleep(NODE_TABLE_POLL_S)
+        nodes = await list_nodes(engine)
+        if list(nodes) != list(known):
+            log.info("the node table changed: %d nodes", len(nodes))
+            await array.set_nodes(nodes)
+            known = nodes
+
+
+async def exposure_remarks(engine: Engine, array: Array) -> list[str]:
+    """Return what a user must hear at mount time: which nodes are missing and what that exposes."""
+    states: Mapping[NodeNumber, NodeState] = {s.node.number: s.state for s in array.health()}
+    present = {n for n, state in states.items() if state in {NodeState.UP, NodeState.DRAINING}}
+    if len(present) == len(states):
+        return []
+    missing = [s.node.name for s in array.health() if s.node.number not in present]
+    remarks = [
+        f"{len(present)} of {len(states)} nodes answer; missing: {', '.join(sorted(missing))}"
+    ]
+    found: Exposure | None = None
+    with trio.move_on_after(SURVEY_DEADLINE_S):
+        found = await survey(engine, present)
+    if found is None:
+        remarks.append("too many stripes to count what that exposes now; see `rainfs status`")
+    elif found.total:
+        remarks.append(
+            f"stripes: {found.healthy} healthy, {found.degraded} degraded, "
+            f"{found.lost} unreadable until nodes return"
+        )
+    return remarks
