@@ -14,7 +14,7 @@ import struct
 
 import google_crc32c
 
-from rainfs._native import ffi, lib
+from rainfs._native import AVAILABLE, ffi, lib
 from rainfs.memory import Buffer
 from rainfs.model import PAGE_BYTES
 
@@ -23,15 +23,11 @@ CRC_BYTES = 4
 
 
 def _crc32c_kernel(data: Buffer, value: int = 0) -> int:
-    assert ffi is not None
-    assert lib is not None
     source = ffi.from_buffer("uint8_t[]", data)
     return lib.rain_crc32c(value, source, len(source))
 
 
 def _crc32c_pages_kernel(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
-    assert ffi is not None
-    assert lib is not None
     if page_bytes < 1:
         raise ValueError(f"pages of {page_bytes} bytes")
     source = ffi.from_buffer("uint8_t[]", data)
@@ -57,7 +53,7 @@ def _crc32c_pages_library(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
 
 def crc32c(data: Buffer, value: int = 0) -> int:
     """Return the CRC-32C of `data`, continuing from `value`, the checksum of what came before."""
-    return _crc32c_library(data, value) if lib is None else _crc32c_kernel(data, value)
+    return _crc32c_kernel(data, value) if AVAILABLE else _crc32c_library(data, value)
 
 
 def crc32c_pages(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
@@ -65,6 +61,6 @@ def crc32c_pages(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
 
     The last page may be short.  Raises: ValueError unless page_bytes >= 1.
     """
-    if lib is None:
-        return _crc32c_pages_library(data, page_bytes)
-    return _crc32c_pages_kernel(data, page_bytes)
+    if AVAILABLE:
+        return _crc32c_pages_kernel(data, page_bytes)
+    return _crc32c_pages_library(data, page_bytes)

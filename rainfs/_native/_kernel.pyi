@@ -2,7 +2,7 @@
 
 from typing import Any
 
-class _Lib:
+class Lib:
     RAIN_SCALAR: int
     RAIN_AVX2: int
     RAIN_AVX512_GFNI: int
@@ -38,12 +38,13 @@ class _Lib:
     def rain_crc32c_pages(self, data: Any, length: int, page_bytes: int, crcs: Any) -> int: ...
     def rain_crc32c_software(self, crc: int, data: Any, length: int) -> int: ...
 
-class _Ffi:
+class Ffi:
     NULL: Any
 
     def from_buffer(self, cdecl: str, data: Any, require_writable: bool = False) -> Any: ...
+    def cast(self, cdecl: str, value: Any) -> Any: ...
     def new(self, cdecl: str, init: Any = None) -> Any: ...
     def string(self, pointer: Any) -> bytes: ...
 
-ffi: _Ffi
-lib: _Lib
+ffi: Ffi
+lib: Lib

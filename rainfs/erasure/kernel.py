@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rainfs._native import ffi, lib
+from rainfs._native import AVAILABLE, ffi, lib
 from rainfs.erasure.arithmetic import check_lengths
 from rainfs.erasure.matrix import Matrix
 from rainfs.errors import CodecError
@@ -19,7 +19,6 @@ from rainfs.memory import Buffer, WritableBuffer
 
 def _addresses(buffers: Sequence[Buffer], *, writable: bool) -> list[Any]:
     """Lend the buffers to C; each stays exported for as long as its entry lives."""
-    assert ffi is not None
     try:
         return [ffi.from_buffer("uint8_t[]", each, require_writable=writable) for each in buffers]
     except (BufferError, TypeError, ValueError) as error:
@@ -32,8 +31,6 @@ class KernelProduct:
     __slots__ = ("_cols", "_only_ones", "_rows", "_tables", "_variant")
 
     def __init__(self, variant: int, matrix: Matrix) -> None:
-        assert ffi is not None
-        assert lib is not None
         self._variant = variant
         self._rows, self._cols = len(matrix), len(matrix[0])
         self._only_ones = len(matrix) == 1 and matrix[0] == b"\1" * len(matrix[0])
@@ -45,8 +42,6 @@ class KernelProduct:
 
     def apply(self, inputs: Sequence[Buffer], outputs: Sequence[WritableBuffer]) -> None:
         """Multiply; see `Product`."""
-        assert ffi is not None
-        assert lib is not None
         sources = _addresses(inputs, writable=False)
         targets = _addresses(outputs, writable=True)
         lengths = [len(source) for source in sources]
@@ -81,7 +76,7 @@ class KernelArithmetic:
 
     def __init__(self, variant: int) -> None:
         """Use `variant`, a RAIN_ number.  Raises: CodecError when it does not run here."""
-        if lib is None or ffi is None or not lib.rain_variant_runs(variant):
+        if not AVAILABLE or not lib.rain_variant_runs(variant):
             raise CodecError(f"kernel variant {variant} does not run on this machine")
         self._variant = variant
         self.name = ffi.string(lib.rain_variant_name(variant)).decode()
@@ -92,8 +87,6 @@ class KernelArithmetic:
 
     def copy(self, source: Buffer, outputs: Sequence[WritableBuffer]) -> None:
         """Copy; see `Arithmetic`."""
-        assert ffi is not None
-        assert lib is not None
         (given,) = _addresses([source], writable=False)
         targets = _addresses(outputs, writable=True)
         out_bytes = check_lengths(
@@ -110,7 +103,7 @@ class KernelArithmetic:
 
 def running_variants() -> list[int]:
     """Return the variants that this machine executes, the best one first."""
-    if lib is None:
+    if not AVAILABLE:
         return []
     best = lib.rain_variant_best()
     others = [each for each in range(lib.RAIN_VARIANTS) if lib.rain_variant_runs(each)]

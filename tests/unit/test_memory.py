@@ -1,0 +1,96 @@
+"""Page buffers are aligned, and a pool reuses them within its bound."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from rainfs._native import AVAILABLE, ffi
+from rainfs.memory import BufferPool, page_buffer
+from rainfs.model import PAGE_BYTES
+
+
+@pytest.mark.parametrize("nbytes", [1, 100, PAGE_BYTES, PAGE_BYTES + 1, 1 << 20])
+def test_a_page_buffer_is_fresh_writable_and_exactly_as_long(nbytes: int) -> None:
+    buffer = page_buffer(nbytes)
+    assert len(buffer) == buffer.nbytes == nbytes
+    assert not buffer.readonly
+    assert bytes(buffer) == bytes(nbytes)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="addresses are read through the kernel's ffi")
+def test_a_page_buffer_starts_on_a_page() -> None:
+    for nbytes in (1, PAGE_BYTES, 3 * PAGE_BYTES + 5):
+        start = ffi.from_buffer("uint8_t[]", page_buffer(nbytes))
+        assert int(ffi.cast("uintptr_t", start)) % PAGE_BYTES == 0
+
+
+def test_direct_io_accepts_a_page_buffer(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_DIRECT)
+    except OSError as error:
+        pytest.skip(f"no O_DIRECT here: {error}")
+    try:
+        buffer = page_buffer(2 * PAGE_BYTES)
+        buffer[:4] = b"rain"
+        assert os.pwritev(handle, [buffer], 0) == 2 * PAGE_BYTES
+    finally:
+        os.close(handle)
+    assert path.read_bytes()[:4] == b"rain"
+
+
+def test_an_impossible_buffer_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 bytes"):
+        page_buffer(0)
+    with pytest.raises(ValueError, match="pool"):
+        BufferPool(0, 1)
+
+
+def test_a_pool_gives_back_what_it_was_given() -> None:
+    pool = BufferPool(PAGE_BYTES, 2)
+    first = pool.take()
+    first[0] = 7
+    pool.give(first)
+    assert pool.idle == 1
+    assert pool.take() is first
+    assert pool.idle == 0
+
+
+def test_a_pool_never_keeps_more_than_its_bound() -> None:
+    pool = BufferPool(PAGE_BYTES, 2)
+    for buffer in [pool.take() for _ in range(5)]:
+        pool.give(buffer)
+    assert pool.idle == 2
+
+
+def test_a_pool_refuses_buffers_of_others() -> None:
+    pool = BufferPool(PAGE_BYTES, 2)
+    with pytest.raises(ValueError, match="not of this pool"):
+        pool.give(page_buffer(2 * PAGE_BYTES))
+    with pytest.raises(ValueError, match="not of this pool"):
+        pool.give(memoryview(bytes(PAGE_BYTES)))
+
+
+def test_threads_never_share_a_buffer() -> None:
+    pool = BufferPool(PAGE_BYTES, 4)
+    clashes: list[int] = []
+
+    def work(mark: int) -> None:
+        for _ in range(2000):
+            buffer = pool.take()
+            buffer[0] = mark
+            if buffer[0] != mark:
+                clashes.append(mark)
+            pool.give(buffer)
+
+    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clashes == []
+    assert pool.idle <= 4
