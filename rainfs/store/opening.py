@@ -39,6 +39,7 @@ from rainfs.store.superblock import Superblock
 STORAGE_NAME = ".rainfs-store"
 NEW_STORAGE_NAME = ".rainfs-store.new"
 INDEX_NAME = "index.db"
+NEW_INDEX_NAME = "index.db.new"
 INDEX_SUFFIXES = ("", "-wal", "-journal", "-shm")
 
 JOURNAL_OFFSET = 64 * KIB
@@ -149,35 +150,40 @@ def _create(directory: Path, block: Superblock, disk: Disk) -> Opened:
         for at in range(0, block.data_offset, ZEROS_BYTES):
             disk.pwrite(fd, [zeros[: min(ZEROS_BYTES, block.data_offset - at)]], at)
         block = write_superblock(disk, fd, block)
-        _remove_empty_index(directory, disk)
-        # Made beforehand for its mode, which SQLite copies to its companions.
-        disk.close(disk.open(directory / INDEX_NAME, create=True))
-        index = Index.create(directory / INDEX_NAME, NodeUuid(block.uuid), vfs=disk.vfs)
-        undo.callback(index.close)
-        # Names first, then the rename that makes the store exist.
-        disk.sync_directory(directory)
+        _make_index(directory, NodeUuid(block.uuid), disk)
         disk.rename(new, directory / STORAGE_NAME)
         disk.sync_directory(directory)
+        index = Index.open(directory / INDEX_NAME, vfs=disk.vfs)
+        undo.callback(index.close)
         direct = _open_direct(disk, directory / STORAGE_NAME)
         undo.pop_all()
     return Opened(directory, fd, direct, block, index, 0, created=True)
 
 
-def _remove_empty_index(directory: Path, disk: Disk) -> None:
-    """Clear what a crash during an earlier creation left; never an index that has shards."""
+def _make_index(directory: Path, uuid: NodeUuid, disk: Disk) -> None:
+    """Make an empty index under its own name, durably; it is complete when the name appears."""
     path = directory / INDEX_NAME
     if disk.exists(path):
-        try:
-            index = Index.open(path, vfs=disk.vfs)
-        except StoreDamaged:
-            empty = False
-        else:
-            empty = not index.page(None, 1)
-            index.close()
-        if not empty and disk.exists(directory / INDEX_NAME):
+        # A crash during an earlier creation left it, unless somebody took the storage file away.
+        index = Index.open(path, vfs=disk.vfs)
+        empty = not index.page(None, 1)
+        index.close()
+        if not empty:
             raise StoreDamaged(f"{directory}: there is an index, but its storage file is missing")
-    for suffix in INDEX_SUFFIXES:
-        disk.unlink(directory / (INDEX_NAME + suffix))
+    new = directory / NEW_INDEX_NAME
+    for stale in (path, new):
+        for suffix in INDEX_SUFFIXES:
+            disk.unlink(stale.with_name(stale.name + suffix))
+    # Made beforehand for its mode, which SQLite copies to its companions.
+    disk.close(disk.open(new, create=True))
+    Index.create(new, uuid, vfs=disk.vfs).close()
+    fd = disk.open(new)
+    try:
+        disk.fdatasync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(new, path)
+    disk.sync_directory(directory)
 
 
 def _translated(error: OSError, directory: Path) -> RainError:
