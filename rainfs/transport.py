@@ -182,14 +182,14 @@ def listen(address: tuple[str, int], family: socket.AddressFamily) -> Listener:
 
 
 class Parcel:
-    """Buffers on their way out, of one frame; `on_sent` is called once all of them have left."""
+    """Buffers of one frame on their way out; `on_gone` is called once nothing refers to them."""
 
-    __slots__ = ("buffers", "on_sent", "started")
+    __slots__ = ("buffers", "on_gone", "started")
 
-    def __init__(self, buffers: Sequence[Buffer], on_sent: Callable[[], None] | None) -> None:
+    def __init__(self, buffers: Sequence[Buffer], on_gone: Callable[[], None] | None) -> None:
         self.buffers = [view for buffer in buffers if (view := memoryview(buffer).cast("B")).nbytes]
         self.started = False
-        self.on_sent = on_sent
+        self.on_gone = on_gone
 
     def advance(self, nbytes: int) -> int:
         """Forget the first `nbytes`, which have left; return how many of them were not its own."""
@@ -203,9 +203,16 @@ class Parcel:
         if buffers and nbytes:
             buffers[0] = buffers[0][nbytes:]
             nbytes = 0
-        if not buffers and self.on_sent is not None:
-            self.on_sent()
+        if not buffers:
+            self.gone()
         return nbytes
+
+    def gone(self) -> None:
+        """Let go of the buffers and say so."""
+        self.buffers.clear()
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
 
 
 class Outbox:
@@ -227,14 +234,19 @@ class Outbox:
         """Whether everything has left."""
         return not self._parcels
 
-    def post(self, buffers: Sequence[Buffer], on_sent: Callable[[], None] | None = None) -> Parcel:
+    def post(self, buffers: Sequence[Buffer], on_gone: Callable[[], None] | None = None) -> Parcel:
         """Send `buffers` after what is waiting; they must not change until they have left.
 
-        Raises: NodeUnavailable when the connection is lost; `on_sent` is not called then.
+        `on_gone` is called exactly once: when they have left, or when the outbox is closed.
+        Raises: NodeUnavailable when the connection is lost.
         """
-        parcel = Parcel(buffers, on_sent)
+        parcel = Parcel(buffers, on_gone)
         if not self._parcels:
-            parcel.advance(self._stream.send_nowait(parcel.buffers))
+            try:
+                parcel.advance(self._stream.send_nowait(parcel.buffers))
+            except NodeUnavailable:
+                parcel.gone()
+                raise
         if parcel.buffers:
             self._parcels.append(parcel)
             self._wake.set()
@@ -279,3 +291,8 @@ class Outbox:
             if parcel.buffers:
                 return
             self._parcels.popleft()
+
+    def close(self) -> None:
+        """Let go of everything that has not left; the stream must not be used any more."""
+        while self._parcels:
+            self._parcels.popleft().gone()

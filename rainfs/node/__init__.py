@@ -1,1 +1,1 @@
-"""The node daemon: wire events become store calls."""
+"""The node daemon: wire events in, store calls out."""

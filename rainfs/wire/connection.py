@@ -145,6 +145,10 @@ class Connection:
             head = PREAMBLE + head
         return [head, *payload]
 
+    def recall(self, request: int) -> None:
+        """Forget a request of which nothing has left; no answer to it may come."""
+        del self._open[request]
+
     def _close_request(
         self, request: int, kind: Kind, payload_bytes: int, error: type[ProtocolError]
     ) -> None:

@@ -1,0 +1,176 @@
+"""One live connection to a node: requests out, answers in, in any order.
+
+Owns the calls that wait for an answer.  Refuses to know how connections come about.  Invariants:
+every call ends with its answer or, when the connection is lost, with NodeUnavailable; after a call
+has been cancelled nothing refers to its payload, and an answer that comes later is received into
+memory that nobody else has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from rainfs import __version__
+from rainfs.errors import NodeUnavailable, RainError, StorageError
+from rainfs.memory import Buffer
+from rainfs.model import VolumeId
+from rainfs.transport import Outbox, Parcel, Stream
+from rainfs.wire.connection import Arrived, Connection, PayloadAhead
+from rainfs.wire.faults import fault
+from rainfs.wire.framing import MAX_REQUEST
+from rainfs.wire.messages import Failed, Hello, Message, Role, Welcome
+
+MAX_RECEIVES_WITHOUT_REST = 16
+"""Receives in a row before other tasks get their turn."""
+
+_NOTHING = memoryview(b"")
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A request whose answer is awaited by `task`."""
+
+    task: trio.lowlevel.Task
+    begun_s: float
+    answer: Message | None = None
+    payload: memoryview = _NOTHING
+    error: RainError | None = None
+
+
+class Link:
+    """Greet, then `run` in a task of its own; `call` from any number of others."""
+
+    def __init__(self, stream: Stream, volume: VolumeId | None, *, stall_s: float) -> None:
+        self._stream = stream
+        self._volume = volume
+        self._connection = Connection(Role.CLIENT)
+        self._outbox = Outbox(stream, stall_s=stall_s)
+        self._calls: dict[int, _Call] = {}
+        self._last_request = 0
+        self._received_s = trio.current_time()
+        self._lost: NodeUnavailable | None = None
+
+    async def greet(self) -> Welcome:
+        """Exchange greetings.  Raises: NodeUnavailable, RemoteProtocolError, what the node says."""
+        self._outbox.post(self._connection.send(0, Hello(self._volume, __version__)))
+        event = await self._next_event()
+        assert isinstance(event, Arrived)
+        if isinstance(event.message, Failed):
+            raise fault(event.message.code, f"{self._stream.peer}: {event.message.text}")
+        assert isinstance(event.message, Welcome)
+        return event.message
+
+    async def run(self) -> None:
+        """Deliver answers until the connection is lost.
+
+        Raises: NodeUnavailable, RemoteProtocolError (in a group); all calls have ended by then.
+        """
+        reason = f"{self._stream.peer}: closed"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._outbox.run)
+                while True:
+                    self._take(await self._next_event())
+        except* StorageError as group:
+            reason = str(group.exceptions[0])
+            raise
+        finally:
+            self.drop(reason)
+
+    def drop(self, reason: str) -> None:
+        """Give the connection up: every call ends with NodeUnavailable(reason).  Idempotent."""
+        if self._lost is not None:
+            return
+        self._lost = NodeUnavailable(reason)
+        self._stream.close()
+        self._outbox.close()
+        calls = list(self._calls.values())
+        self._calls.clear()
+        for call in calls:
+            call.error = NodeUnavailable(reason)
+            trio.lowlevel.reschedule(call.task)
+
+    async def call(
+        self, message: Message, payload: Sequence[Buffer], payload_bytes: int
+    ) -> tuple[Message, memoryview]:
+        """Send a request; return its answer and the payload that came with it.
+
+        Raises: NodeUnavailable, or the error that the node answers.
+        """
+        if self._lost is not None:
+            raise NodeUnavailable(str(self._lost))
+        request = self._next_request()
+        call = _Call(trio.lowlevel.current_task(), trio.current_time())
+        buffers = self._connection.send(request, message, payload, payload_bytes)
+        try:
+            parcel = self._outbox.post(buffers)
+        except NodeUnavailable as error:
+            self.drop(str(error))
+            raise
+        self._calls[request] = call
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._abandon(request, call, parcel)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if call.error is not None:
+            raise call.error
+        assert call.answer is not None
+        return call.answer, call.payload
+
+    def silent_since(self, moment_s: float) -> bool:
+        """Whether nothing has been received since then."""
+        return self._received_s < moment_s
+
+    def _abandon(self, request: int, call: _Call, parcel: Parcel) -> None:
+        del self._calls[request]
+        untouched = not parcel.started
+        self._outbox.withdraw(parcel)
+        if untouched:
+            self._connection.recall(request)
+
+    def _next_request(self) -> int:
+        is_open = self._connection.open_requests
+        request = self._last_request
+        while True:
+            request = request % MAX_REQUEST + 1
+            if request not in is_open:
+                self._last_request = request
+                return request
+
+    async def _next_event(self) -> Arrived | PayloadAhead:
+        connection, stream = self._connection, self._stream
+        receives = 0
+        while (event := connection.next_event()) is None:
+            received = stream.receive_nowait(connection.buffer())
+            if received is None:
+                await stream.wait_readable()
+            elif received == 0:
+                raise NodeUnavailable(f"{stream.peer}: the node closed the connection")
+            else:
+                connection.received(received)
+                self._received_s = trio.current_time()
+                receives += 1
+                if receives % MAX_RECEIVES_WITHOUT_REST == 0:
+                    await trio.lowlevel.checkpoint()
+        return event
+
+    def _take(self, event: Arrived | PayloadAhead) -> None:
+        if isinstance(event, PayloadAhead):
+            # Memory that belongs to nobody else, so that a call may be cancelled meanwhile.
+            self._connection.provide(memoryview(bytearray(event.payload_bytes)))
+            return
+        call = self._calls.pop(event.request, None)
+        if call is None:
+            return
+        if isinstance(event.message, Failed):
+            text = f"{self._stream.peer}: {event.message.text}"
+            call.error = fault(event.message.code, text)
+        else:
+            call.answer = event.message
+            call.payload = event.payload if event.payload is not None else _NOTHING
+        trio.lowlevel.reschedule(call.task)

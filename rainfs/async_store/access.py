@@ -1,0 +1,246 @@
+"""A store behind threads: what the node daemon and the file:// backend share.
+
+Owns the threads that wait for the disk, and group commit: whatever puts are ready when the last
+commit is over share the next one, and with it its synchronisations.  Refuses to know connections
+and volumes.  Invariants: the store is called from worker threads only, except for `nowait` reads,
+which do not block; every put is answered exactly once, on the trio thread; payload is referred to
+until the answer and not after it, also when whoever asked has long gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import trio
+
+from rainfs.errors import NodeFailing, RainError
+from rainfs.memory import Buffer
+from rainfs.model import KIB, NodeHealth, NodeUuid, ShardInfo, ShardKey, VolumeId
+from rainfs.store.store import Pending, Store
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SMALL_PUT_BYTES = 64 * KIB
+"""Puts up to this long are written by the committing thread itself: that saves a hop."""
+
+INLINE_READ_BYTES = 64 * KIB
+"""Reads up to this long are tried without a thread first."""
+
+MAX_COMMIT_PUTS = 256
+MAX_WRITER_THREADS = 4
+MAX_OTHER_THREADS = 8
+"""Reads, deletes, listings and the like that wait for the disk at one time."""
+
+Done = Callable[[RainError | None], None]
+
+
+class _Put:
+    """A put under way; `done` hears of its end."""
+
+    __slots__ = ("about", "done", "durable", "error", "key", "payload", "pending")
+
+    def __init__(
+        self, key: ShardKey, payload: Sequence[Buffer], about: bytes, durable: bool, done: Done
+    ) -> None:
+        self.key = key
+        self.payload = payload
+        self.about = about
+        self.durable = durable
+        self.done = done
+        self.pending: Pending | None = None
+        self.error: RainError | None = None
+
+
+class AsyncStore:
+    """Trio's way to a `Store`; make it and use it within one trio run, then `aclose` it.
+
+    The store itself stays open: whoever opened it closes it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._token = trio.lowlevel.current_trio_token()
+        self._others = trio.CapacityLimiter(MAX_OTHER_THREADS)
+        self._ready: queue.SimpleQueue[_Put | None] = queue.SimpleQueue()
+        self._writers = ThreadPoolExecutor(MAX_WRITER_THREADS, thread_name_prefix="rainfs-write")
+        self._committer = threading.Thread(
+            target=self._commit_forever, name="rainfs-commit", daemon=True
+        )
+        self._committer.start()
+        self._unanswered = 0
+        self._all_answered = trio.Event()
+        self._closed = False
+
+    @property
+    def uuid(self) -> NodeUuid:
+        """The store's identity."""
+        return self._store.uuid
+
+    @property
+    def volume(self) -> VolumeId | None:
+        """The volume that the store belongs to."""
+        return self._store.volume
+
+    # --- Puts. ----------------------------------------------------------------------------------
+
+    def begin_put(
+        self,
+        key: ShardKey,
+        payload: Sequence[Buffer],
+        payload_bytes: int,
+        about: bytes,
+        *,
+        durable: bool,
+        done: Done,
+    ) -> None:
+        """Store a shard; `done` is called on the trio thread when it is over, always.
+
+        `payload` must not change until then.
+        """
+        put = _Put(key, payload, about, durable, done)
+        self._unanswered += 1
+        if self._closed:
+            put.error = NodeFailing("the store is closed")
+            self._answer([put])
+        elif payload_bytes <= SMALL_PUT_BYTES:
+            self._ready.put(put)
+        else:
+            self._writers.submit(self._write_and_queue, put)
+
+    def _write_and_queue(self, put: _Put) -> None:
+        self._write(put)
+        self._ready.put(put)
+
+    def _write(self, put: _Put) -> None:
+        try:
+            put.pending = self._store.write(put.key, put.payload, put.about)
+        except RainError as error:
+            put.error = error
+        except Exception:
+            log.exception("put of %s", put.key)
+            put.error = NodeFailing("internal error while writing")
+
+    def _commit_forever(self) -> None:
+        """Group commit: all that is ready goes together; more gathers meanwhile."""
+        while (first := self._ready.get()) is not None:
+            batch = [first]
+            last = False
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < MAX_COMMIT_PUTS and not last:
+                    put = self._ready.get_nowait()
+                    if put is None:
+                        last = True
+                    else:
+                        batch.append(put)
+            for put in batch:
+                if put.pending is None and put.error is None:
+                    self._write(put)
+            self._commit(batch)
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._answer, batch)
+            if last:
+                return
+
+    def _commit(self, batch: Sequence[_Put]) -> None:
+        written = [put for put in batch if put.pending is not None]
+        if not written:
+            return
+        try:
+            outcomes = self._store.commit(
+                [put.pending for put in written if put.pending is not None],
+                durable=any(put.durable for put in written),
+            )
+        except RainError as error:
+            for put in written:
+                put.error = error
+        except Exception:
+            log.exception("commit of %d shards", len(written))
+            for put in written:
+                put.error = NodeFailing("internal error while committing")
+        else:
+            for put, outcome in zip(written, outcomes, strict=True):
+                put.error = outcome
+
+    def _answer(self, batch: Sequence[_Put]) -> None:
+        for put in batch:
+            self._unanswered -= 1
+            put.payload = ()
+            put.done(put.error)
+        if self._closed and not self._unanswered:
+            self._all_answered.set()
+
+    # --- Everything else. -----------------------------------------------------------------------
+
+    def get_nowait(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
+        """Return verified bytes, or None when that may have to wait for the disk.
+
+        Raises: ShardMissing, ShardCorrupt, NodeFailing, InputError.
+        """
+        if length > INLINE_READ_BYTES:
+            return None
+        return self._store.read(key, offset, length, nowait=True)
+
+    async def get(
+        self, key: ShardKey, offset: int, length: int, *, into: memoryview | None = None
+    ) -> memoryview:
+        """Return verified bytes, in `into` when that is given.
+
+        A cancelled call with `into` returns only when the thread has let go of that memory.
+        Raises: ShardMissing, ShardCorrupt, NodeFailing, InputError.
+        """
+
+        def read() -> memoryview:
+            found = self._store.read(key, offset, length, into=into)
+            assert found is not None
+            return found
+
+        return await self._run(read, abandon=into is None)
+
+    async def delete(self, keys: Sequence[ShardKey]) -> None:
+        """Delete shards."""
+        await self._run(lambda: self._store.delete(keys))
+
+    async def list(self, after: ShardKey | None, limit: int) -> list[ShardInfo]:
+        """List shards."""
+        return await self._run(lambda: self._store.list(after, limit))
+
+    async def stat(self, key: ShardKey) -> ShardInfo:
+        """Describe a shard."""
+        return await self._run(lambda: self._store.stat(key))
+
+    async def sync(self) -> None:
+        """Make everything durable."""
+        await self._run(self._store.sync)
+
+    async def health(self) -> NodeHealth:
+        """Report."""
+        return await self._run(self._store.health)
+
+    async def claim(self, volume: VolumeId) -> None:
+        """Bind the store to a volume."""
+        await self._run(lambda: self._store.claim(volume))
+
+    async def _run(self, call: Callable[[], T], *, abandon: bool = True) -> T:
+        return await trio.to_thread.run_sync(call, abandon_on_cancel=abandon, limiter=self._others)
+
+    async def aclose(self) -> None:
+        """Let every put that has begun be answered, then stop the threads.  Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            if self._unanswered:
+                await self._all_answered.wait()
+            await trio.to_thread.run_sync(self._stop)
+
+    def _stop(self) -> None:
+        self._writers.shutdown(wait=True)
+        self._ready.put(None)
+        self._committer.join()
