@@ -1,0 +1,377 @@
+"""Gets ranges of shards, by whatever way still leads to them.
+
+Owns the ways: the node that holds the shard; while that is late, any k others at the same time;
+when it is silent or its shard is gone or corrupt, the others at once.  Refuses to know blocks.
+
+Invariants: the first way that succeeds wins and the others are cancelled; a shard counts as lost
+only when its node said so, and after the stripe's row was read again; nothing is asked for longer
+than the caller waits (the deadline is the caller's cancel scope).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import trio
+
+from rainfs.array.background import Background
+from rainfs.array.late import TICK_S, LateWatch
+from rainfs.array.latency import get_kind
+from rainfs.array.members import Member, Members
+from rainfs.array.values import Refresh
+from rainfs.erasure.codec import codec_for
+from rainfs.errors import (
+    InputError,
+    RainError,
+    ShardCorrupt,
+    ShardMissing,
+    StorageError,
+    StripeLost,
+)
+from rainfs.model import (
+    KIB,
+    NO_NODE,
+    CodeKind,
+    NodeState,
+    ShardKey,
+    StripeView,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_HEDGES = 32
+"""Late gets that are being raced by a reconstruction at any time; more wait for their node."""
+
+RETRY_S = 0.25
+"""Longest pause before a read that lacks shards looks again."""
+
+INLINE_DECODE_BYTES = 256 * KIB
+"""Longer reconstructions run in a worker thread."""
+
+DECODE_THREADS = 2
+
+_LOSSES = (ShardMissing, ShardCorrupt, InputError)
+"""What says that a shard is not there as recorded; InputError: it is shorter than that."""
+
+_RANK = {NodeState.UP: 0, NodeState.DRAINING: 0, NodeState.SUSPECT: 1, NodeState.DOWN: 2}
+
+
+class Run(NamedTuple):
+    """Bytes [start, stop) of a shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+class Source:
+    """A stripe's row as one read sees it: read again at most once."""
+
+    __slots__ = ("_refresh", "_renewing", "renewed", "view")
+
+    def __init__(self, view: StripeView, refresh: Refresh) -> None:
+        self.view = view
+        self.renewed = False
+        self._refresh = refresh
+        self._renewing: trio.Event | None = None
+
+    async def renew(self) -> None:
+        """Read the row again, if that was not done.  Raises: StripeLost when it is gone."""
+        while not self.renewed:
+            if self._renewing is not None:
+                await self._renewing.wait()
+                continue
+            self._renewing = trio.Event()
+            try:
+                view = await self._refresh()
+                if view is None:
+                    raise StripeLost(f"stripe {self.view.id:x} is not recorded any more")
+                self.view = view
+                self.renewed = True
+            finally:
+                self._renewing.set()
+                self._renewing = None
+
+
+class TooFew(StorageError):
+    """Fewer shards than needed could be had now.  Raised inside `fetch` only."""
+
+
+class Fetcher:
+    """Gets ranges of shards of any stripe."""
+
+    def __init__(self, members: Members, watch: LateWatch, background: Background) -> None:
+        self._members = members
+        self._watch = watch
+        self._background = background
+        self._threads = trio.CapacityLimiter(DECODE_THREADS)
+        self._hedges = 0
+
+    async def fetch(self, source: Source, runs: Sequence[Run]) -> list[memoryview]:
+        """Return the bytes of each run.
+
+        Raises: StripeLost when they are beyond repair.  Waits for nodes as long as it is let.
+        """
+        if len(runs) == 1:
+            return [await self._one(source, runs[0])]
+        results: dict[Run, memoryview] = {}
+        errors: list[RainError] = []
+        alone, together, span = self._plan(source.view, runs)
+
+        async with trio.open_nursery() as nursery:
+
+            async def one(run: Run) -> None:
+                try:
+                    results[run] = await self._one(source, run)
+                except RainError as error:
+                    errors.append(error)
+                    nursery.cancel_scope.cancel()
+
+            async def several() -> None:
+                wanted = {run.shard for run in together}
+                try:
+                    whole = await self.around(source, wanted, span.start, span.stop, set())
+                except RainError as error:
+                    errors.append(error)
+                    nursery.cancel_scope.cancel()
+                    return
+                for run in together:
+                    results[run] = whole[run.shard][run.start - span.start : run.stop - span.start]
+
+            for run in alone:
+                nursery.start_soon(one, run)
+            if together:
+                nursery.start_soon(several)
+        if errors:
+            raise errors[0]
+        return [results[run] for run in runs]
+
+    def _plan(self, view: StripeView, runs: Sequence[Run]) -> tuple[list[Run], list[Run], Run]:
+        """Split into runs to get one by one, and those to have from one reconstruction of a span.
+
+        A reconstruction gets k shards anyway: what is wanted of them besides comes along.
+        """
+        none = Run(0, 0, 0)
+        if view.stripe.code.kind is CodeKind.MIRROR:
+            return list(runs), [], none
+        lost = [run for run in runs if not self._reachable(view, run.shard)]
+        if not lost:
+            return list(runs), [], none
+        span = Run(0, min(run.start for run in lost), max(run.stop for run in lost))
+        width = span.stop - span.start
+        if any((run.stop - run.start) * 2 < width for run in lost):
+            return list(runs), [], none
+        together = list(lost)
+        alone: list[Run] = []
+        for run in runs:
+            if run in lost:
+                continue
+            inside = span.start <= run.start and run.stop <= span.stop
+            (together if inside else alone).append(run)
+        return alone, together, span
+
+    def _reachable(self, view: StripeView, shard: int) -> bool:
+        member = self._members.get(view.placement.nodes[shard])
+        return member is not None and member.up
+
+    async def _one(self, source: Source, run: Run) -> memoryview:
+        """Return the bytes of one run."""
+        gone: set[int] = set()
+        shard = self._preferred(source.view, run.shard)
+        member = self._members.get(source.view.placement.nodes[shard])
+        if member is not None and member.up:
+            try:
+                return await self._direct(source.view, shard, member, run.start, run.stop)
+            except _LOSSES:
+                gone.add(shard)
+            except StorageError as error:
+                _log.debug("going round %s: %s", member.node.name, error)
+        found = await self.around(source, {run.shard}, run.start, run.stop, gone)
+        return found[run.shard]
+
+    def _preferred(self, view: StripeView, shard: int) -> int:
+        """Return the shard to ask for: of a mirror any copy whose node is up, spread by stripe."""
+        n = view.stripe.code.n
+        if view.stripe.code.kind is not CodeKind.MIRROR:
+            return shard
+        for step in range(n):
+            copy = (view.id + step) % n
+            if self._reachable(view, copy):
+                return copy
+        return shard
+
+    async def _get(
+        self, view: StripeView, shard: int, member: Member, start: int, stop: int
+    ) -> memoryview:
+        """Get from one node, and let `members` know how that went."""
+        begun_s = trio.current_time()
+        try:
+            data = await member.backend.get(ShardKey(view.id, shard), start, stop - start)
+        except StorageError as error:
+            self._members.failed(member, error)
+            raise
+        self._members.answered(member, get_kind(stop - start), trio.current_time() - begun_s)
+        return data
+
+    async def _direct(
+        self, view: StripeView, shard: int, member: Member, start: int, stop: int
+    ) -> memoryview:
+        """Get from the shard's own node; once that is late, race it with the others."""
+        kind = get_kind(stop - start)
+        begun_s = trio.current_time()
+        scope = trio.CancelScope()
+        won: list[memoryview] = []
+        hedge: list[trio.CancelScope] = []
+
+        async def race() -> None:
+            try:
+                found = await self._gather(view, {shard}, start, stop, {shard})
+            except StorageError:
+                return  # The direct way goes on, and reports what it meets.
+            finally:
+                self._hedges -= 1
+            won.append(found[shard])
+            scope.cancel()
+
+        def late() -> float | None:
+            if self._hedges >= MAX_HEDGES:
+                return trio.current_time() + TICK_S
+            self._hedges += 1
+            hedge.append(self._background.spawn(race))
+            return None
+
+        watched = self._watch.add(begun_s + self._members.late_after_s(kind), late)
+        try:
+            with scope:
+                return await self._get(view, shard, member, start, stop)
+        finally:
+            self._watch.remove(watched)
+            for hedge_scope in hedge:
+                hedge_scope.cancel()
+        member.latency.observe(kind, trio.current_time() - begun_s)
+        return won[0]
+
+    async def around(
+        self, source: Source, wanted: Collection[int], start: int, stop: int, gone: set[int]
+    ) -> dict[int, memoryview]:
+        """Return at least the `wanted` shards' bytes [start, stop) from whichever k can be had.
+
+        `gone` are shards known to be unusable.  Raises: StripeLost.
+        """
+        while True:
+            view = source.view
+            if gone:
+                await source.renew()
+                if source.view.placement != view.placement:
+                    # Only a shard that moved may be whole at its new place.
+                    moved = zip(view.placement.nodes, source.view.placement.nodes, strict=True)
+                    gone -= {shard for shard, (old, new) in enumerate(moved) if old != new}
+                    view = source.view
+            nowhere = {s for s, node in enumerate(view.placement.nodes) if node == NO_NODE}
+            if len(gone | nowhere) > view.stripe.code.m and source.renewed:
+                raise StripeLost(
+                    f"stripe {view.id:x} ({view.stripe.code}): shards "
+                    f"{sorted(gone | nowhere)} are missing or corrupt"
+                )
+            before = len(gone)
+            try:
+                return await self._gather(view, wanted, start, stop, gone)
+            except TooFew:
+                if len(gone) == before:
+                    await self._members.wait_changed(RETRY_S)
+
+    async def _gather(
+        self,
+        view: StripeView,
+        wanted: Collection[int],
+        start: int,
+        stop: int,
+        gone: set[int],
+    ) -> dict[int, memoryview]:
+        """Get from k nodes at once, further ones for those that fail or are late; then decode.
+
+        Shards that turn out to be missing or corrupt are added to `gone`.  Raises: TooFew.
+        """
+        code = view.stripe.code
+        waiting = self._ordered(view, wanted, gone)
+        if len(waiting) < code.k:
+            raise TooFew(f"{len(waiting)} shards can be asked for, {code.k} are needed")
+        kind = get_kind(stop - start)
+        found: dict[int, memoryview] = {}
+        active = 0
+        news = trio.Event()
+        failed: list[tuple[int, Member]] = []
+
+        async def get(shard: int, member: Member) -> None:
+            nonlocal active
+            try:
+                found[shard] = await self._get(view, shard, member, start, stop)
+            except _LOSSES:
+                gone.add(shard)
+            except StorageError:
+                failed.append((shard, member))  # Asked again once its node is up.
+            finally:
+                active -= 1
+                news.set()
+
+        def enough() -> bool:
+            return len(found) >= code.k or all(shard in found for shard in wanted)
+
+        async with trio.open_nursery() as nursery:
+            ask = code.k
+            while not enough():
+                while ask and waiting:
+                    shard, member = waiting.pop(0)
+                    active += 1
+                    ask -= 1
+                    nursery.start_soon(get, shard, member)
+                if not active:
+                    break
+                news = trio.Event()
+                with trio.move_on_after(self._members.late_after_s(kind)) as late:
+                    await news.wait()
+                ask = 1 if late.cancelled_caught else max(0, code.k - len(found) - active)
+                if late.cancelled_caught and not waiting:
+                    waiting = [entry for entry in failed if entry[1].up]
+                    failed = [entry for entry in failed if not entry[1].up]
+            nursery.cancel_scope.cancel()
+        if not enough():
+            raise TooFew(f"{len(found)} shards answered, {code.k} are needed")
+        return await self._decoded(view, wanted, stop - start, found)
+
+    def _ordered(
+        self, view: StripeView, wanted: Collection[int], gone: Collection[int]
+    ) -> list[tuple[int, Member]]:
+        """Return the shards to ask for, the most promising first."""
+        ranked: list[tuple[int, bool, float, int, Member]] = []
+        for shard, number in enumerate(view.placement.nodes):
+            member = self._members.get(number)
+            if shard in gone or member is None:
+                continue
+            usual_s = sum(member.latency.usual_s)
+            ranked.append((_RANK[member.state], shard not in wanted, usual_s, shard, member))
+        ranked.sort(key=lambda entry: entry[:4])
+        return [(shard, member) for _, _, _, shard, member in ranked]
+
+    async def _decoded(
+        self,
+        view: StripeView,
+        wanted: Collection[int],
+        length: int,
+        found: dict[int, memoryview],
+    ) -> dict[int, memoryview]:
+        missing = {s: memoryview(bytearray(length)) for s in wanted if s not in found}
+        if not missing:
+            return found
+        code = view.stripe.code
+        if code.kind is CodeKind.MIRROR:
+            copy = next(iter(found.values()))
+            return found | dict.fromkeys(missing, copy)
+        codec = codec_for(code)
+        if length * len(missing) <= INLINE_DECODE_BYTES:
+            codec.reconstruct(found, missing)
+        else:
+            await trio.to_thread.run_sync(codec.reconstruct, found, missing, limiter=self._threads)
+        return found | missing

@@ -1,0 +1,323 @@
+"""Reads decoded blocks: from the cache, from a fetch under way, or from shards.
+
+Owns which ranges of shards a read needs, their coalescing, the check of every whole block against
+its end-to-end checksum, and the fetches under way, so that one block is fetched once however many
+want it.  Refuses to know how ranges are got (`fetch`) and when to read ahead (the caller).
+
+Invariants: a block enters the cache only after its checksum held; a part of an uncompressed block
+is got alone and not cached; prefetches hold at most MAX_PREFETCH_BYTES at any time and are dropped
+rather than queued.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from rainfs.array.backend import Buffer
+from rainfs.array.background import Background
+from rainfs.array.cache import BlockCache, BlockKey
+from rainfs.array.compress import decompress
+from rainfs.array.fetch import Fetcher, Run, Source
+from rainfs.array.values import Refresh, Wanted
+from rainfs.checksum import crc32c
+from rainfs.errors import (
+    ArrayError,
+    ArrayUnavailable,
+    InputError,
+    RainError,
+    ShardCorrupt,
+    StripeLost,
+)
+from rainfs.model import KIB, MIB, Block, CodeKind, Compression, StripeView
+
+COALESCE_GAP_BYTES = 16 * KIB
+"""Two ranges of a shard this close are got in one call."""
+
+MAX_PREFETCH_BYTES = 48 * MIB
+
+INLINE_DECODE_BYTES = 256 * KIB
+"""More compressed blocks' bytes than this are decompressed in a worker thread."""
+
+DECODE_THREADS = 2
+
+_log = logging.getLogger(__name__)
+
+
+class _Flight:
+    """A fetch of whole blocks under way."""
+
+    __slots__ = ("blocks", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.blocks: dict[int, Buffer] = {}
+        self.error: ArrayError | None = None
+        """Set when whoever waits should fail as well; otherwise they fetch themselves."""
+
+
+class Reader:
+    """Reads blocks of any stripe; any number of reads at once."""
+
+    def __init__(
+        self, fetcher: Fetcher, cache: BlockCache, background: Background, deadline_s: float
+    ) -> None:
+        self._fetcher = fetcher
+        self._cache = cache
+        self._background = background
+        self._deadline_s = deadline_s
+        self._flights: dict[BlockKey, _Flight] = {}
+        self._prefetching_bytes = 0
+        self._threads = trio.CapacityLimiter(DECODE_THREADS)
+
+    async def read(
+        self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh
+    ) -> list[Buffer]:
+        """Return the runs; see `Array.read`."""
+        with trio.move_on_after(self._deadline_s):
+            return await self._read(view, wanted, refresh)
+        raise ArrayUnavailable(
+            f"stripe {view.id:x} could not be read within {self._deadline_s:g} s"
+        )
+
+    def prefetch(self, view: StripeView, blocks: Sequence[int], refresh: Refresh) -> None:
+        """Fetch whole blocks in the background; see `Array.prefetch`."""
+        table = view.stripe.blocks
+        flight = _Flight()
+        chosen: list[int] = []
+        nbytes = 0
+        for index in blocks:
+            if self._cache.has(view.id, index) or (view.id, index) in self._flights:
+                continue
+            block = table[index]
+            held = max(block.stored, block.length)
+            if self._prefetching_bytes + nbytes + held > MAX_PREFETCH_BYTES:
+                break
+            nbytes += held
+            chosen.append(index)
+        if not chosen:
+            return
+        self._prefetching_bytes += nbytes
+        for index in chosen:
+            self._flights[view.id, index] = flight
+        self._background.spawn(self._prefetch, view, chosen, refresh, flight, nbytes)
+
+    async def _prefetch(
+        self, view: StripeView, chosen: list[int], refresh: Refresh, flight: _Flight, nbytes: int
+    ) -> None:
+        try:
+            with trio.move_on_after(self._deadline_s):
+                source = Source(view, refresh)
+                runs, owners = _coalesced([(_whole(view, i), i) for i in chosen])
+                payloads = await self._fetcher.fetch(source, runs)
+                await self._decode(source, runs, owners, payloads, flight)
+        except RainError as error:
+            _log.debug("prefetch of stripe %x: %s", view.id, error)
+        finally:
+            self._prefetching_bytes -= nbytes
+            self._land(view, chosen, flight)
+
+    # --- Reading ----------------------------------------------------------------------------
+
+    async def _read(
+        self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh
+    ) -> list[Buffer]:
+        results: list[Buffer] = [b""] * len(wanted)
+        parts: list[tuple[Run, int]] = []
+        whole: dict[int, list[int]] = {}
+        joined: list[tuple[int, _Flight]] = []
+        for i, (want, block) in enumerate(zip(wanted, _blocks(view, wanted), strict=True)):
+            held = self._cache.get(view.id, want.block)
+            if held is not None:
+                results[i] = _cut(held, want)
+            elif want.block in whole:
+                whole[want.block].append(i)
+            elif (flight := self._flights.get((view.id, want.block))) is not None:
+                joined.append((i, flight))
+            elif block.compression is Compression.NONE and want.length < block.length:
+                start = block.shard_offset + want.offset
+                parts.append((Run(block.shard, start, start + want.length), i))
+            else:
+                whole[want.block] = [i]
+        if parts or whole:
+            await self._fetch(Source(view, refresh), wanted, parts, whole, results)
+        for i, flight in joined:
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error
+            data = flight.blocks.get(wanted[i].block)
+            if data is None:
+                # That fetch was given up for reasons of its own.
+                (results[i],) = await self._read(view, [wanted[i]], refresh)
+            else:
+                results[i] = _cut(data, wanted[i])
+        return results
+
+    async def _fetch(
+        self,
+        source: Source,
+        wanted: Sequence[Wanted],
+        parts: list[tuple[Run, int]],
+        whole: dict[int, list[int]],
+        results: list[Buffer],
+    ) -> None:
+        """Fetch parts and whole blocks together, and put what came into `results`."""
+        if not whole and len(parts) == 1:
+            run, i = parts[0]
+            (results[i],) = await self._fetcher.fetch(source, (run,))
+            return
+        flight = _Flight()
+        view = source.view
+        for index in whole:
+            self._flights[view.id, index] = flight
+        try:
+            # Owners: blocks are their index, parts the complement of theirs among the wanted.
+            items = [(_whole(view, index), index) for index in whole]
+            items += [(run, ~i) for run, i in parts]
+            runs, owners = _coalesced(items)
+            payloads = await self._fetcher.fetch(source, runs)
+            await self._decode(source, runs, owners, payloads, flight)
+        except ArrayError as error:
+            flight.error = error
+            raise
+        finally:
+            self._land(view, whole, flight)
+        for run, held, payload in zip(runs, owners, payloads, strict=True):
+            for part, owner in held:
+                if owner < 0:
+                    results[~owner] = payload[part.start - run.start : part.stop - run.start]
+        for index, asking in whole.items():
+            for i in asking:
+                results[i] = _cut(flight.blocks[index], wanted[i])
+
+    def _land(
+        self, view: StripeView, blocks: Sequence[int] | dict[int, list[int]], flight: _Flight
+    ) -> None:
+        for index in blocks:
+            self._flights.pop((view.id, index), None)
+        flight.done.set()
+
+    # --- Decoding ---------------------------------------------------------------------------
+
+    async def _decode(
+        self,
+        source: Source,
+        runs: Sequence[Run],
+        owners: Sequence[Sequence[tuple[Run, int]]],
+        payloads: Sequence[memoryview],
+        flight: _Flight,
+    ) -> None:
+        """Check and decompress the whole blocks of the runs into `flight` and the cache."""
+        view = source.view
+        table = view.stripe.blocks
+        packed = sum(
+            table[owner].length
+            for held in owners
+            for _, owner in held
+            if owner >= 0 and table[owner].compression is not Compression.NONE
+        )
+        for run, held, payload in zip(runs, owners, payloads, strict=True):
+            raw: dict[int, Buffer] = {}
+            for part, index in held:
+                if index < 0:
+                    continue
+                block = table[index]
+                stored = payload[part.start - run.start : part.stop - run.start]
+                try:
+                    if packed > INLINE_DECODE_BYTES and block.compression is not Compression.NONE:
+                        data = await trio.to_thread.run_sync(
+                            partial(_decoded, block, stored), limiter=self._threads
+                        )
+                    else:
+                        data = _decoded(block, stored)
+                except ShardCorrupt as error:
+                    _log.warning("stripe %x, block %d: %s", view.id, index, error)
+                    data = await self._distrusted(source, index)
+                flight.blocks[index] = data
+                if data is stored:
+                    raw[index] = data
+                else:
+                    self._cache.put(view.id, {index: data}, len(data))
+            if raw:
+                self._cache.put(view.id, raw, len(payload))
+
+    async def _distrusted(self, source: Source, index: int) -> Buffer:
+        """Return a block whose own shard verified at its node but holds something else.
+
+        Tries what the other shards say, then leaves out each further one in turn.
+        """
+        view = source.view
+        code = view.stripe.code
+        block = view.stripe.blocks[index]
+        run = _whole(view, index)
+        shards = range(code.n)
+        if code.kind is CodeKind.MIRROR:
+            attempts = [set(shards) - {shard} for shard in shards]
+        else:
+            attempts = [{run.shard}]
+            attempts += [{run.shard, other} for other in shards if other != run.shard]
+        for gone in attempts:
+            if len(gone) > code.m:
+                continue
+            try:
+                found = await self._fetcher.around(
+                    source, {run.shard}, run.start, run.stop, set(gone)
+                )
+                return _decoded(block, found[run.shard])
+            except (ShardCorrupt, StripeLost) as error:
+                _log.warning("stripe %x without shards %s: %s", view.id, sorted(gone), error)
+        raise StripeLost(f"stripe {view.id:x}: block {index} matches its checksum nowhere")
+
+
+def _blocks(view: StripeView, wanted: Sequence[Wanted]) -> list[Block]:
+    table = view.stripe.blocks
+    found: list[Block] = []
+    for want in wanted:
+        if not 0 <= want.block < len(table):
+            raise InputError(f"stripe {view.id:x} has no block {want.block}")
+        block = table[want.block]
+        if want.offset < 0 or want.length < 0 or want.offset + want.length > block.length:
+            raise InputError(f"stripe {view.id:x}: bytes beyond block {want.block}")
+        found.append(block)
+    return found
+
+
+def _whole(view: StripeView, index: int) -> Run:
+    block = view.stripe.blocks[index]
+    return Run(block.shard, block.shard_offset, block.shard_offset + block.stored)
+
+
+def _cut(data: Buffer, want: Wanted) -> Buffer:
+    if want.length == len(data):
+        return data
+    return memoryview(data)[want.offset : want.offset + want.length]
+
+
+def _decoded(block: Block, stored: memoryview) -> Buffer:
+    """Return the block's bytes.  Raises: ShardCorrupt if they are not what was written."""
+    data: Buffer = stored
+    if block.compression is not Compression.NONE:
+        data = decompress(stored, block.length)
+    if crc32c(data) != block.crc32c:
+        raise ShardCorrupt("a block does not match its checksum")
+    return data
+
+
+def _coalesced(
+    items: Sequence[tuple[Run, int]],
+) -> tuple[list[Run], list[list[tuple[Run, int]]]]:
+    """Join ranges that lie close together; return the joined runs and what each is made of."""
+    runs: list[Run] = []
+    owners: list[list[tuple[Run, int]]] = []
+    for item in sorted(items):
+        shard, start, stop = item[0]
+        if runs and runs[-1].shard == shard and start - runs[-1].stop <= COALESCE_GAP_BYTES:
+            runs[-1] = Run(shard, runs[-1].start, max(stop, runs[-1].stop))
+            owners[-1].append(item)
+        else:
+            runs.append(Run(shard, start, stop))
+            owners.append([item])
+    return runs, owners

@@ -1,0 +1,332 @@
+"""Writes a stripe: build it, choose nodes, put all shards at once, and see to it that they stay.
+
+Owns what happens when nodes fail meanwhile: another node for that shard, a narrower stripe at full
+redundancy when no other is left, fewer copies only when at most m nodes are left at all.  Refuses
+to know metadata: it reports where the shards are, the caller commits that.
+
+Invariants:
+- A shard counts as placed only after its node said that it is durable there.
+- A node that may hold a shard of this stripe in another geometry gets none in this one: a node
+  never takes back an id under which it holds other content.
+- Shards that were put and are not part of the result are deleted, or left to garbage collection.
+- The shard buffers return to the pool only after every put has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from random import Random
+
+import trio
+
+from rainfs.array.background import Background
+from rainfs.array.building import (
+    Built,
+    build,
+    check_pieces,
+    pool_buffer_bytes,
+    widest,
+)
+from rainfs.array.late import LateWatch
+from rainfs.array.latency import put_kind
+from rainfs.array.members import Member, Members, candidates
+from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
+from rainfs.array.values import Piece
+from rainfs.errors import ArrayFull, ArrayUnavailable, InputError, ShardConflict, StorageError
+from rainfs.memory import BufferPool
+from rainfs.model import (
+    KIB,
+    MIB,
+    NO_NODE,
+    Code,
+    Layout,
+    NodeNumber,
+    Placement,
+    ShardKey,
+    StripeId,
+    StripeView,
+)
+
+MAX_ROUNDS = 32
+"""Rounds of choosing nodes and sending that one write may take."""
+
+PATIENCE_S = 3.0
+"""How long a write that would lose redundancy waits for suspect nodes to answer."""
+
+RETRY_S = 0.25
+"""Longest pause before a write that lacks nodes looks again."""
+
+LATE_AGAIN_S = 0.1
+"""How often a late put that nobody can replace yet is looked at again."""
+
+INLINE_BUILD_BYTES = 64 * KIB
+"""Smaller stripes are built on the event loop: the way to a thread and back costs more."""
+
+BUILD_THREADS = 2
+POOL_BYTES = 64 * MIB
+"""Most memory that idle shard buffers hold."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Job:
+    """One stripe on its way."""
+
+    def __init__(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> None:
+        self.stripe = stripe
+        self.pieces = pieces
+        self.layout = layout
+        self.m = layout.code.m
+        self.total = check_pieces(pieces, layout)
+        self.begun_s = self.progress_s = trio.current_time()
+        self.built: Built | None = None
+        self.placed: dict[int, NodeNumber] = {}
+        """Shards of `built` that are durable, and where."""
+        self.assigned: dict[int, NodeNumber] = {}
+        """Where the shards not placed yet are being sent."""
+        self.wanted = 0
+        """How many shards are to be placed in all."""
+        self.tried: dict[NodeNumber, set[int]] = {}
+        """Shards that a node may hold, of whatever geometry."""
+        self.taint: dict[NodeNumber, Code] = {}
+        """The geometry of what a node may hold."""
+        self.refused: set[NodeNumber] = set()
+        """Nodes that will not take this stripe, however often they are asked."""
+
+    def may_use(self, number: NodeNumber) -> bool:
+        """Whether no content under this id in another geometry may lie on the node."""
+        if number in self.refused:
+            return False
+        code = self.taint.get(number)
+        return code is None or (self.built is not None and code == self.built.stripe.code)
+
+
+class Writer:
+    """Writes stripes; any number of them at once."""
+
+    def __init__(
+        self,
+        members: Members,
+        watch: LateWatch,
+        background: Background,
+        random: Random,
+        deadline_s: float,
+    ) -> None:
+        self._members = members
+        self._watch = watch
+        self._background = background
+        self._random = random
+        self._deadline_s = deadline_s
+        self._threads = trio.CapacityLimiter(BUILD_THREADS)
+        self._pools: dict[int, BufferPool] = {}
+        self._odds: tuple[tuple[int, int, int, tuple[NodeNumber, ...]], Odds] | None = None
+
+    async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
+        """Put the pieces durably on nodes; see `Array.write`."""
+        job = _Job(stripe, pieces, layout)
+        done = False
+        try:
+            for _ in range(MAX_ROUNDS):
+                built = await self._prepare(job)
+                await self._send(job, built)
+                if len(job.placed) >= job.wanted:
+                    done = True
+                    return self._view(job, built)
+            raise ArrayUnavailable(f"{MAX_ROUNDS} attempts to place a stripe failed")
+        finally:
+            if job.built is not None:
+                job.built.release(self._pool(layout))
+            self._clean(job, job.placed if done else {})
+
+    # --- Choosing ---------------------------------------------------------------------------
+
+    async def _prepare(self, job: _Job) -> Built:
+        """Build for the nodes there are, and assign every shard not placed yet to one."""
+        while True:
+            now_s = trio.current_time()
+            if now_s - job.progress_s >= self._deadline_s:
+                raise ArrayUnavailable(f"no node took a shard within {self._deadline_s:g} s")
+            writable = self._members.writable(job.m)
+            willing = [member for member in writable if job.may_use(member.node.number)]
+            patient = now_s - job.begun_s < PATIENCE_S and self._members.unsettled()
+            if not willing or (len(willing) <= job.m and patient):
+                await self._members.wait_changed(RETRY_S)
+                continue
+            width = widest(job.layout, job.total, len(willing))
+            built = job.built
+            if built is None or built.stripe.code.k > width:
+                await self._build(job, width)
+                continue
+            roomy = candidates(willing, built.stripe.shard_bytes)
+            kept = set(job.placed.values())
+            count = len(kept.union(candidate.number for candidate in roomy))
+            n = built.stripe.code.n
+            if count < n and count > job.m and built.stripe.code.k > 1:
+                await self._build(job, min(count - job.m, built.stripe.code.k - 1))
+                continue
+            if count < n and (len(willing) > job.m or not count):
+                raise ArrayFull(f"{count} of {len(willing)} nodes have room, {job.m + 1} needed")
+            job.wanted = min(n, count)
+            self._assign(job, [c for c in roomy if c.number not in kept])
+            return built
+
+    def _assign(self, job: _Job, pool: Sequence[Candidate]) -> None:
+        assert job.built is not None
+        free = [s for s in range(job.built.stripe.code.n) if s not in job.placed]
+        shards = free[: job.wanted - len(job.placed)]
+        chosen: list[NodeNumber] = []
+        if job.placed:
+            domains = self._domains(job.placed.values())
+            while len(chosen) < len(shards):
+                number = substitute(pool, chosen, domains, job.m, self._random)
+                assert number is not None
+                chosen.append(number)
+                domains += self._domains([number])
+        elif shards:
+            chosen = draw(self._odds_of(pool, len(shards), job.m), self._random)
+        job.assigned = dict(zip(shards, chosen, strict=True))
+
+    def _odds_of(self, pool: Sequence[Candidate], count: int, m: int) -> Odds:
+        """Return the odds; kept while the same nodes, at their last report, are to choose from."""
+        numbers = tuple(candidate.number for candidate in pool)
+        key = (self._members.version, count, m, numbers)
+        if self._odds is None or self._odds[0] != key:
+            self._odds = (key, odds_for(pool, count, m))
+        return self._odds[1]
+
+    def _domains(self, numbers: Iterable[NodeNumber]) -> list[str]:
+        found = (self._members.get(number) for number in numbers)
+        return [member.domain for member in found if member is not None]
+
+    async def _build(self, job: _Job, k_most: int) -> None:
+        """Build with at most `k_most` data shards; what was put of a former build is taken back."""
+        pool = self._pool(job.layout)
+        if job.built is not None:
+            job.built.release(pool)
+            job.built = None
+            await self._take_back(job)
+        try:
+            if job.total <= INLINE_BUILD_BYTES:
+                job.built = build(job.pieces, job.layout, k_most, pool)
+            else:
+                job.built = await trio.to_thread.run_sync(
+                    build, job.pieces, job.layout, k_most, pool, limiter=self._threads
+                )
+        except InputError as error:
+            # The pieces were checked: they fit the layout, only not so few nodes.
+            raise ArrayUnavailable(f"too few nodes for a stripe this long: {error}") from error
+
+    async def _take_back(self, job: _Job) -> None:
+        """Delete what is durable of a former build; those nodes may then be used again."""
+        placed = job.placed
+        job.placed = {}
+
+        async def delete(shard: int, number: NodeNumber) -> None:
+            member = self._members.get(number)
+            if member is None:
+                return
+            try:
+                await member.backend.delete([ShardKey(job.stripe, shard)])
+            except StorageError as error:
+                self._members.failed(member, error)
+                return
+            job.tried[number].discard(shard)
+            if not job.tried[number]:
+                del job.tried[number], job.taint[number]
+
+        async with trio.open_nursery() as nursery:
+            for shard, number in placed.items():
+                nursery.start_soon(delete, shard, number)
+
+    # --- Sending ----------------------------------------------------------------------------
+
+    async def _send(self, job: _Job, built: Built) -> None:
+        """Put all assigned shards at once; those that took are in `job.placed` afterwards."""
+        async with trio.open_nursery() as nursery:
+            for shard in job.assigned:
+                nursery.start_soon(self._deliver, job, built, shard)
+
+    async def _deliver(self, job: _Job, built: Built, shard: int) -> None:
+        """Put one shard, on other nodes not used yet if its own fails."""
+        number: NodeNumber | None = job.assigned[shard]
+        while number is not None:
+            member = self._members.get(number)
+            if member is not None and await self._put(job, built, shard, member):
+                job.placed[shard] = number
+                job.progress_s = trio.current_time()
+                return
+            others = [n for s, n in job.assigned.items() if s != shard] + list(job.placed.values())
+            used = {*job.tried, *others}
+            willing = self._members.writable(job.m)
+            pool = candidates(willing, built.stripe.shard_bytes)
+            number = substitute(pool, used, self._domains(others), job.m, self._random)
+            if number is not None:
+                job.assigned[shard] = number
+
+    async def _put(self, job: _Job, built: Built, shard: int, member: Member) -> bool:
+        """Put one shard on one node; False if that failed or became late."""
+        number = member.node.number
+        payload = built.shards[shard]
+        kind = put_kind(len(payload))
+        job.tried.setdefault(number, set()).add(shard)
+        job.taint[number] = built.stripe.code
+        begun_s = trio.current_time()
+        scope = trio.CancelScope()
+
+        def late() -> float | None:
+            # When all are slow, giving up on one helps nobody: wait until most have answered.
+            if member.up and len(job.placed) < max(1, job.wanted - job.m):
+                return trio.current_time() + LATE_AGAIN_S
+            scope.cancel()
+            return None
+
+        watched = self._watch.add(begun_s + self._members.late_after_s(kind), late)
+        try:
+            with scope:
+                await member.backend.put(
+                    ShardKey(job.stripe, shard), (payload,), built.abouts[shard], durable=True
+                )
+                self._members.answered(member, kind, trio.current_time() - begun_s)
+                self._members.took(member, len(payload))
+                return True
+        except (ShardConflict, InputError) as error:
+            job.refused.add(number)
+            _log.error("node %s refuses a shard: %s", member.node.name, error)
+            return False
+        except StorageError as error:
+            self._members.failed(member, error)
+            _log.info("shard %d of stripe %x: %s", shard, job.stripe, error)
+            return False
+        finally:
+            self._watch.remove(watched)
+        self._members.late(member, kind, trio.current_time() - begun_s)
+        return False
+
+    # --- Finishing --------------------------------------------------------------------------
+
+    @staticmethod
+    def _view(job: _Job, built: Built) -> StripeView:
+        nodes = tuple(job.placed.get(shard, NO_NODE) for shard in range(built.stripe.code.n))
+        return StripeView(job.stripe, built.stripe, Placement(nodes))
+
+    def _clean(self, job: _Job, kept: dict[int, NodeNumber]) -> None:
+        """Have everything deleted that was tried and is not part of the result."""
+        for number, shards in job.tried.items():
+            keys = [ShardKey(job.stripe, s) for s in sorted(shards) if kept.get(s) != number]
+            member = self._members.get(number)
+            if keys and member is not None:
+                self._background.spawn(self._delete_leftovers, member, keys)
+
+    async def _delete_leftovers(self, member: Member, keys: list[ShardKey]) -> None:
+        try:
+            await member.backend.delete(keys)
+        except StorageError as error:
+            _log.debug("left to garbage collection: %s on %s: %s", keys, member.node.name, error)
+
+    def _pool(self, layout: Layout) -> BufferPool:
+        nbytes = pool_buffer_bytes(layout)
+        pool = self._pools.get(nbytes)
+        if pool is None:
+            pool = self._pools[nbytes] = BufferPool(nbytes, max(1, POOL_BYTES // nbytes))
+        return pool
