@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -28,7 +29,9 @@ from rainfs.meta.sessions import Session
 from rainfs.meta.volume import Volume, open_volume
 from rainfs.model import Node, NodeHealth, NodeNumber, NodeState, VolumeId
 from rainfs.mount.mounting import serve_mount
+from rainfs.mount.mountpoint import prepare
 from rainfs.mount.options import MountOptions
+from rainfs.vfs.options import VfsOptions
 from rainfs.vfs.vfs import VFS
 
 log = logging.getLogger(__name__)
@@ -127,6 +130,16 @@ def refuse_below_the_mount(request: MountRequest, nodes: Sequence[Node]) -> None
             raise InputError(f"{path}: {what} must not lie below the mount point")
 
 
+def vfs_options(options: MountOptions) -> VfsOptions:
+    """Return what the mount's options mean to the vfs."""
+    return VfsOptions(
+        dirty_bytes=options.dirty_bytes,
+        deadline_s=options.timeout_s,
+        noatime=options.noatime,
+        read_only=options.read_only,
+    )
+
+
 async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None]) -> None:
     """Mount a volume and serve it until it is unmounted and every byte is durable.
 
@@ -135,6 +148,7 @@ async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None
     async with opened_volume(request.url) as (engine, volume):
         nodes = await list_nodes(engine)
         refuse_below_the_mount(request, nodes)
+        await trio.to_thread.run_sync(prepare, Path(request.mountpoint))
         session = await Session.begin(
             engine, read_only=request.options.read_only, mountpoint=request.mountpoint
         )
@@ -142,13 +156,18 @@ async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None
             array = Array(
                 volume.id,
                 nursery,
-                deadline_s=request.options.deadline_s,
+                deadline_s=request.options.timeout_s,
                 cache_bytes=request.options.cache_bytes,
             )
             await array.set_nodes(nodes)
             await array.start()
             vfs = VFS(
-                engine, volume, session, array, options=request.options.vfs(), nursery=nursery
+                engine,
+                volume,
+                session,
+                array,
+                options=vfs_options(request.options),
+                nursery=nursery,
             )
             await vfs.start()
             reaper = Reaper(engine, session, array)
@@ -164,7 +183,6 @@ async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None
                 ready=lambda: ready(remarks),
             )
             with trio.CancelScope(shield=True):
-                await vfs.close()
                 await reaper.stop()
                 await session.end()
                 await array.aclose()

@@ -81,9 +81,11 @@ async def _reap_orphans(engine: Engine) -> tuple[int, int]:
         return 0, 0
     try:
         extents = Extents(engine, session)
-        orphans = await extents.orphans()
-        for inode in orphans:
-            await extents.reap(inode)
+        freed = 0
+        while orphans := await extents.orphans():
+            for inode in orphans:
+                await extents.reap(inode)
+            freed += len(orphans)
     finally:
         await session.end()
-    return len(orphans), session.epoch
+    return freed, session.epoch

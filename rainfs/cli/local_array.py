@@ -25,6 +25,7 @@ import trio
 from rainfs.cli.compose import opened_volume
 from rainfs.cli.daemon import StartFailed, start_in_background
 from rainfs.cli.format import FormatRequest, choose_code, make_volume
+from rainfs.cli.node import PID_FILE_NAME
 from rainfs.cli.volume_url import url_of
 from rainfs.errors import AlreadyFormatted, InputError
 from rainfs.meta.nodes import change_node, list_nodes
@@ -39,7 +40,6 @@ DEFAULT_SHARE_OF_DISK = 0.9
 
 DATABASE_NAME = "rain.db"
 HOST = "127.0.0.1"
-PID_FILE_NAME = "node.pid"
 VOLUME_NAME = "demo"
 NODE_START_TIMEOUT_S = 60.0
 NODE_STOP_TIMEOUT_S = 30.0

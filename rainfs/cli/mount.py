@@ -55,7 +55,7 @@ def serve(
     request = MountRequest(
         url=url,
         mountpoint=absolute(mountpoint),
-        options=parse_options(",".join(options)),
+        options=parse_options(options),
         log_path=log_path,
     )
     trio.run(run_mount, request, pipe.ready)
@@ -69,7 +69,7 @@ def mount_in_background(
     Raises: InputError, StartFailed with the process's own reason.
     """
     where = absolute(mountpoint)
-    parse_options(",".join(options))
+    parse_options(options)
     database = database_of(url)
     if not database.exists():
         raise MetadataAbsent(f"{database}: there is no metadata database")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,8 +16,11 @@ from rainfs.cli.sizes import SIZE
 from rainfs.cli.volume_url import meta_url
 from rainfs.errors import ForeignVolume, InputError
 from rainfs.meta.nodes import add_node, list_nodes
-from rainfs.model import Node
+from rainfs.model import Node, NodeUuid
 from rainfs.node.run import run_node
+
+PID_FILE_NAME = "node.pid"
+"""In the storage directory: the process that serves it, or served it last."""
 
 
 @click.group("node")
@@ -32,14 +37,6 @@ def parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
             raise InputError(f"label {pair!r}: write it as key=value")
         labels[key] = value
     return labels
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`.  Raises: InputError."""
-    host, separator, port = listen.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise InputError(f"{listen!r}: write the address as HOST:PORT")
-    return host.strip("[]"), int(port)
 
 
 @node_group.command("serve")
@@ -63,19 +60,22 @@ def serve(
     """
     pipe = ReadyPipe(ready_fd)
     with pipe.reporting():
-        host, port = parse_listen(listen)
 
-        def ready(bound: tuple[str, int]) -> None:
-            pipe.ready([f"{bound[0]}:{bound[1]}"])
-            click.echo(f"serving {directory} on rain://{bound[0]}:{bound[1]}", err=True)
+        def up(uuid: NodeUuid, host: str, port: int) -> None:
+            (directory / PID_FILE_NAME).write_text(f"{os.getpid()}\n")
+            pipe.ready()
+            click.echo(f"serving {directory} on rain://{host}:{port}", err=True)
 
-        run_node(
-            directory.absolute(),
-            (host, port),
-            capacity_bytes=capacity,
-            name=name,
-            labels=parse_labels(labels) or None,
-            ready=ready,
+        trio.run(
+            partial(
+                run_node,
+                directory.absolute(),
+                listen,
+                capacity_bytes=capacity,
+                name=name,
+                labels=parse_labels(labels) or None,
+                ready=up,
+            )
         )
 
 
