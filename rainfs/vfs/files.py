@@ -1,0 +1,159 @@
+"""Open files: open, create, read, write, flush, fsync, release.
+
+Owns handles, the promise that write() makes about space, and errors that wait to be told.  Refuses
+to know how bytes get to the array (`flush`) and back (`reader`).
+
+Invariants:
+- write() answers once the bytes are in the dirty map; ENOSPC is decided there.
+- A failed background flush is told once, by the next close; fsync always tells the truth.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+
+from rainfs.errors import BadHandle, FileTooLarge, IsDirectory, NoSpace, ReadOnly
+from rainfs.model import MAX_FILE_BYTES
+from rainfs.vfs.attributes import Attributes, Change
+from rainfs.vfs.buffer import Buffer
+from rainfs.vfs.flush import Flusher
+from rainfs.vfs.inodes import Inode, InodeTable
+from rainfs.vfs.options import VfsOptions
+from rainfs.vfs.reader import Cursor, Reader
+from rainfs.vfs.room import Room
+
+
+class Handle:
+    """One open file."""
+
+    __slots__ = ("cursor", "inode")
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.cursor = Cursor()
+
+
+class Files:
+    """Everything that happens through a file handle."""
+
+    def __init__(
+        self,
+        table: InodeTable,
+        attributes: Attributes,
+        flusher: Flusher,
+        reader: Reader,
+        room: Room,
+        options: VfsOptions,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._table = table
+        self._attributes = attributes
+        self._flusher = flusher
+        self._reader = reader
+        self._room = room
+        self._options = options
+        self._now_ns = now_ns
+        self._handles: dict[int, Handle] = {}
+        self._next_handle = 1
+
+    def _handle(self, handle: int) -> Handle:
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise BadHandle(f"handle {handle}") from None
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    async def open(self, number: int, *, truncate: bool, write: bool, uid: int) -> int:
+        """Open a file; returns its handle.  `truncate` empties it first, as `uid`."""
+        if self._options.read_only and (write or truncate):
+            raise ReadOnly("the mount is read-only")
+        inode = await self._table.get(number)
+        if inode.is_dir:
+            raise IsDirectory("opened as a file")
+        handle = self.hold(inode)
+        if truncate:
+            try:
+                await self._empty(inode, uid)
+            except BaseException:
+                self.release(handle)
+                raise
+        return handle
+
+    async def _empty(self, inode: Inode, uid: int) -> None:
+        await self._attributes.truncate(inode, 0)
+        privileged = inode.mode & stat.S_ISUID or (
+            inode.mode & stat.S_ISGID and inode.mode & stat.S_IXGRP
+        )
+        if uid and privileged:
+            mode = inode.mode & ~stat.S_ISUID
+            if inode.mode & stat.S_IXGRP:
+                mode &= ~stat.S_ISGID
+            await self._attributes.set(inode.inode, Change(mode=mode))
+
+    def hold(self, inode: Inode) -> int:
+        """Return a new handle on an inode that is in the table."""
+        handle = self._next_handle
+        self._next_handle += 1
+        self._table.opened(inode)
+        self._handles[handle] = Handle(inode)
+        return handle
+
+    async def read(self, handle: int, offset: int, size: int) -> Buffer:
+        """Read; the memory is the caller's until its next checkpoint."""
+        opened = self._handle(handle)
+        data = await self._reader.read(opened.inode, offset, size, opened.cursor)
+        self._attributes.accessed(opened.inode)
+        return data
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write all of `data`.  Raises: NoSpace, FileTooLarge, InputOutput."""
+        inode = self._handle(handle).inode
+        length = len(data)
+        stop = offset + length
+        if stop > MAX_FILE_BYTES:
+            raise FileTooLarge(f"up to byte {stop}")
+        flusher = self._flusher
+        if not flusher.admits(length):
+            await flusher.admit(length)
+        if not self._room.has(length, flusher.held, flusher.committed_bytes):
+            raise NoSpace("the array has no room for these bytes")
+        dirty = inode.dirty
+        before = dirty.cost
+        dirty.write(offset, data)
+        if stop > inode.size:
+            inode.size = stop
+        inode.mtime_ns = inode.ctime_ns = self._now_ns()
+        flusher.dirtied(inode, dirty.cost - before)
+        return length
+
+    def flush(self, handle: int) -> None:
+        """Tell, once, of a background flush that failed.  Raises: that failure."""
+        inode = self._handle(handle).inode
+        failure, inode.failure = inode.failure, None
+        if failure is not None:
+            raise failure
+
+    async def fsync(self, handle: int) -> None:
+        """Make the file's bytes and attributes survive a power cut.  Raises: why they do not."""
+        inode = self._handle(handle).inode
+        await self._flusher.flush(inode)
+        inode.failure = None
+        await self._flusher.durable()
+
+    def release(self, handle: int) -> None:
+        """Close a handle."""
+        opened = self._handles.pop(handle, None)
+        if opened is None:
+            return
+        inode = opened.inode
+        if inode.opens == 1 and not inode.nlink:
+            self._flusher.discard(inode)
+        self._table.closed(inode)
+
+    def release_all(self) -> None:
+        """Close every handle: the kernel is gone."""
+        for handle in list(self._handles):
+            self.release(handle)

@@ -1,0 +1,473 @@
+"""From dirty bytes to committed ones: gather, write stripes, commit in order, push back.
+
+Owns the dirty set, the stripes in flight and the dirty limit.  Refuses to know handles, names and
+how a stripe is coded.
+
+Invariants:
+- Bytes are readable at every moment: in the dirty map, then in a layer of their inode, then
+  through committed extents; a layer goes only after its commit.
+- Batches of one inode commit in the order they were gathered.  A batch that could not be written
+  stays in its place with its bytes and is tried again; those behind it wait.
+- The committed size of a file never exceeds what was gathered of it in that order.
+- `held` is the cost of all dirty and in-flight bytes; `admit` keeps it below the limit.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+import trio
+
+from rainfs.array.array import Array, Piece
+from rainfs.errors import ArrayError, InputOutput, MetadataError, RainError, SessionLost
+from rainfs.meta.engine import Engine
+from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents, FileUpdate
+from rainfs.meta.sessions import Session
+from rainfs.model import Layout, StripeView
+from rainfs.vfs.buffer import SegmentMap
+from rainfs.vfs.inodes import Inode
+from rainfs.vfs.options import VfsOptions
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+"""How often ages are looked at."""
+
+DURABLE_S = 5.0
+"""Commits become durable at least this often."""
+
+MAX_FILES_PER_BATCH = 1024
+"""Bounds the keys of one commit."""
+
+MAX_BLOCKS_PER_COMMIT = MAX_BLOCKS_PER_STRIPE
+"""Bounds how long one commit may take; a single stripe may always."""
+
+
+class State(enum.Enum):
+    """Where a batch is."""
+
+    WRITING = 1
+    WRITTEN = 2
+    FAILED = 3
+    COMMITTED = 4
+
+
+class Part:
+    """One inode's share of a batch."""
+
+    __slots__ = ("bytes", "inode", "size")
+
+    def __init__(self, inode: Inode, data: SegmentMap, size: int) -> None:
+        self.inode = inode
+        self.bytes = data
+        self.size = size
+        """The file's size once this part is committed."""
+
+
+class Batch:
+    """What one stripe will hold, or only sizes and times when there are no bytes."""
+
+    __slots__ = ("cost", "error", "parts", "retry_at", "settled", "state", "view")
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+        self.cost = sum(part.bytes.cost for part in parts)
+        self.state = State.FAILED
+        self.view: StripeView | None = None
+        self.error: Exception | None = None
+        self.retry_at = 0.0
+        self.settled = trio.Event()
+        """Set when the attempt is over: committed or failed.  A retry puts a new one."""
+
+    @property
+    def nbytes(self) -> int:
+        """File bytes."""
+        return sum(part.bytes.nbytes for part in self.parts)
+
+
+class Flusher:
+    """The one way from memory to the array and the metadata."""
+
+    def __init__(
+        self,
+        array: Array,
+        extents: Extents,
+        session: Session,
+        engine: Engine,
+        layout: Layout,
+        *,
+        options: VfsOptions,
+        nursery: trio.Nursery,
+        changed: Callable[[Inode], None],
+    ) -> None:
+        """`changed` is told of every inode whose stored attributes a commit altered."""
+        self._array = array
+        self._extents = extents
+        self._session = session
+        self._engine = engine
+        self._layout = layout
+        self._options = options
+        self._nursery = nursery
+        self._changed = changed
+        self._dirty: dict[Inode, None] = {}
+        self._batches: dict[Batch, None] = {}
+        self._active = 0
+        self.held = 0
+        self.committed_bytes = 0
+        self.uncommitted_durable = False
+        self._wake = trio.Event()
+        self._freed = trio.Event()
+        self._window = trio.Semaphore(options.window_stripes)
+        self._sync_window = trio.Semaphore(options.window_stripes)
+        self._commit_lock = trio.Lock()
+        self.broken: Exception | None = None
+
+    # --- What the writers call. ---
+
+    def dirtied(self, inode: Inode, cost_change: int) -> None:
+        """Say that `inode` has bytes, a size or times to commit."""
+        if inode not in self._dirty:
+            inode.dirty_since = trio.current_time()
+            self._dirty[inode] = None
+        self._active += cost_change
+        self.held += cost_change
+        if self._active >= self._layout.stripe_bytes:
+            self._wake.set()
+
+    def admits(self, nbytes: int) -> bool:
+        """Whether `nbytes` more may be held right now."""
+        return self.held + nbytes <= self._options.dirty_bytes and self.broken is None
+
+    @property
+    def any_pending(self) -> bool:
+        """Whether anything is dirty or in flight."""
+        return bool(self._dirty or self._batches)
+
+    async def admit(self, nbytes: int) -> None:
+        """Wait until `nbytes` more may be held.
+
+        Raises: InputOutput once nothing was committed for the deadline.
+        """
+        if self.broken is not None:
+            raise InputOutput(f"this mount can commit nothing any more: {self.broken}")
+        while self.held + nbytes > self._options.dirty_bytes:
+            self._wake.set()
+            with trio.move_on_after(self._options.deadline_s) as scope:
+                await self._freed.wait()
+            if scope.cancelled_caught:
+                raise InputOutput("no dirty bytes could be written out within the deadline")
+
+    async def flush(self, inode: Inode) -> None:
+        """Commit everything of `inode` that is dirty now.
+
+        Raises: the reason why it failed; the bytes stay dirty.
+        """
+        if not inode.pending:
+            return
+        while inode in self._dirty and not inode.barrier:
+            self._gather((inode,), whole=True)
+        await self._attempt_all([batch for batch, _ in inode.layers])
+
+    async def flush_all(self) -> None:
+        """Commit everything that is dirty now.  Raises: the first reason why something failed."""
+        while any(not inode.barrier for inode in self._dirty):
+            self._gather(self._dirty, whole=True)
+        await self._attempt_all(list(self._batches))
+
+    async def _attempt_all(self, batches: list[Batch]) -> None:
+        """Try what is not being tried, wait for `batches`.  Raises: the first failure."""
+        idle = [batch for batch in self._batches if batch.state is State.FAILED]
+        for batch in idle:
+            self._begin(batch)
+        waited = [(batch, batch.settled) for batch in batches]
+        if len(idle) == 1:
+            await self._write(idle[0])
+        else:
+            for batch in idle:
+                self._nursery.start_soon(self._write_in_turn, batch)
+        for batch, settled in waited:
+            if batch.state is not State.COMMITTED:
+                await settled.wait()
+        for batch in batches:
+            if batch.state is not State.COMMITTED and batch.error is not None:
+                raise batch.error
+
+    async def cut(self, inode: Inode, size: int) -> None:
+        """Drop uncommitted bytes from `size` on; afterwards no batch of `inode` holds any.
+
+        The caller has set `inode.barrier`.  Waits for what is being written right now.
+        """
+        self.drop_dirty(inode, size)
+        while True:
+            busy = [b for b, _ in inode.layers if b.state is State.WRITING]
+            if not busy:
+                break
+            await busy[0].settled.wait()
+        for batch, data in inode.layers:
+            if data.stop > size:
+                self._give_up_stripe(batch)
+                data.truncate(size)
+        for batch, _ in inode.layers:
+            for part in batch.parts:
+                if part.inode is inode:
+                    part.size = min(part.size, size)
+
+    def drop_dirty(self, inode: Inode, size: int) -> None:
+        """Drop bytes from `size` on that are not yet in flight."""
+        before = inode.dirty.cost
+        inode.dirty.truncate(size)
+        change = inode.dirty.cost - before
+        self._active += change
+        self._release(-change)
+
+    def discard(self, inode: Inode) -> None:
+        """Drop everything uncommitted of an inode that nobody can name any more."""
+        self.drop_dirty(inode, 0)
+        inode.meta_dirty = False
+        self._dirty.pop(inode, None)
+        for batch, data in inode.layers:
+            if batch.state is State.FAILED:
+                data.truncate(0)
+
+    # --- Gathering. ---
+
+    def _gather(self, inodes: Iterable[Inode], *, whole: bool) -> Batch:
+        """Take dirty bytes of `inodes`, in order, for at most one stripe."""
+        room, blocks = self._layout.stripe_bytes, MAX_BLOCKS_PER_STRIPE
+        block_bytes = self._layout.block_bytes
+        parts: list[Part] = []
+        now = trio.current_time()
+        for inode in list(_first(inodes, MAX_FILES_PER_BATCH)):
+            if inode.barrier:
+                continue
+            stop = inode.dirty.fit(room, blocks, block_bytes, whole=whole)
+            before = inode.dirty.cost
+            taken = inode.dirty.extract(stop)
+            if not taken and (inode.dirty or not inode.meta_dirty):
+                if not inode.dirty:
+                    self._dirty.pop(inode, None)
+                continue
+            self._active += inode.dirty.cost - before
+            self.held += inode.dirty.cost - before + taken.cost
+            room -= taken.nbytes
+            blocks -= sum(1 for _ in taken.pieces(block_bytes))
+            inode.stored_size = max(inode.stored_size, taken.stop)
+            del self._dirty[inode]
+            if inode.dirty:
+                inode.dirty_since = now
+                self._dirty[inode] = None
+            else:
+                inode.stored_size = inode.size
+                inode.meta_dirty = False
+            parts.append(Part(inode, taken, inode.stored_size))
+            if room <= 0 or blocks <= 0:
+                break
+        batch = Batch(parts)
+        for part in parts:
+            part.inode.layers.append((batch, part.bytes))
+        if parts:
+            self._batches[batch] = None
+        return batch
+
+    # --- Writing and committing. ---
+
+    def _begin(self, batch: Batch) -> None:
+        """Start an attempt; those that waited behind the failed one wait again."""
+        batch.state = State.WRITING
+        for other in self._batches:
+            waits = other is batch or other.state is State.WRITTEN
+            if waits and other.settled.is_set():
+                other.error = None
+                other.settled = trio.Event()
+
+    async def _write(self, batch: Batch) -> None:
+        """One attempt to write and commit a batch that `_begin` was called for."""
+        pieces = [
+            Piece(part.inode.inode, offset, length, buffers)
+            for part in batch.parts
+            for offset, length, buffers in part.bytes.pieces(self._layout.block_bytes)
+        ]
+        if pieces:
+            stripe = self._session.next_stripe()
+            try:
+                view = await self._array.write(stripe, pieces, self._layout)
+            except ArrayError as error:
+                self._session.settle(stripe)
+                self._fail(batch, error)
+                return
+            except Exception as error:
+                log.exception("a stripe could not be written")
+                self._session.settle(stripe)
+                self._fail(batch, InputOutput(f"writing a stripe failed: {error!r}"))
+                return
+            batch.view = view
+        batch.state = State.WRITTEN
+        await self._commit()
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """End an attempt without success; whoever closes or syncs the files is told."""
+        batch.state = State.FAILED
+        batch.error = error
+        batch.retry_at = trio.current_time() + self._options.retry_s
+        for part in batch.parts:
+            part.inode.failure = error
+        batch.settled.set()
+        blocked = {part.inode for part in batch.parts}
+        for other in self._batches:
+            if other.state is State.WRITTEN and any(p.inode in blocked for p in other.parts):
+                other.error = error
+                other.settled.set()
+
+    def _give_up_stripe(self, batch: Batch) -> None:
+        """Forget the stripe of a batch that waits behind a failed one: its bytes change."""
+        if batch.view is not None:
+            self._session.settle(batch.view.id)
+            self._array.forget(batch.view.id)
+            batch.view = None
+        if batch.state is State.WRITTEN:
+            batch.state = State.FAILED
+
+    def _committable(self) -> list[Batch]:
+        group: list[Batch] = []
+        blocked: set[Inode] = set()
+        blocks = 0
+        for batch in self._batches:
+            ready = batch.state is State.WRITTEN
+            if ready and not any(part.inode in blocked for part in batch.parts):
+                blocks += len(batch.view.stripe.blocks) if batch.view else 0
+                if group and blocks > MAX_BLOCKS_PER_COMMIT:
+                    break
+                group.append(batch)
+            else:
+                blocked.update(part.inode for part in batch.parts)
+        return group
+
+    async def _commit(self) -> None:
+        """Commit every written batch whose turn it is."""
+        async with self._commit_lock:
+            while group := self._committable():
+                views = [batch.view for batch in group if batch.view is not None]
+                updates: dict[Inode, FileUpdate] = {}
+                for batch in group:
+                    for part in batch.parts:
+                        inode = part.inode
+                        updates[inode] = FileUpdate(
+                            inode.inode, part.size, inode.mtime_ns, inode.ctime_ns
+                        )
+                try:
+                    await self._extents.commit(views, list(updates.values()))
+                except SessionLost as error:
+                    self.broken = error
+                    self._commit_failed(group, error)
+                    return
+                except MetadataError as error:
+                    self._commit_failed(group, error)
+                    return
+                except Exception as error:
+                    log.exception("a commit failed")
+                    self._commit_failed(group, InputOutput(f"a commit failed: {error!r}"))
+                    return
+                self.uncommitted_durable = True
+                for batch in group:
+                    self._committed(batch)
+
+    def _commit_failed(self, group: list[Batch], error: RainError) -> None:
+        log.error("a commit failed: %s", error)
+        for batch in group:
+            self._give_up_stripe(batch)
+            self._fail(batch, error)
+
+    def _committed(self, batch: Batch) -> None:
+        if batch.view is not None:
+            self._session.settle(batch.view.id)
+        batch.state = State.COMMITTED
+        batch.error = None
+        del self._batches[batch]
+        for part in batch.parts:
+            layers = part.inode.layers
+            layers[:] = [layer for layer in layers if layer[0] is not batch]
+            if not layers:
+                part.inode.failure = None
+            self._changed(part.inode)
+        self.committed_bytes += batch.nbytes
+        self._release(batch.cost)
+        batch.settled.set()
+
+    def _release(self, cost: int) -> None:
+        self.held -= cost
+        self._freed.set()
+        self._freed = trio.Event()
+
+    # --- Background. ---
+
+    async def run(self) -> None:
+        """Stream out full stripes as they gather, old bytes by age, failed batches again."""
+        while True:
+            with trio.move_on_after(TICK_S):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            now = trio.current_time()
+            failed = [batch for batch in self._batches if batch.state is State.FAILED]
+            if failed:
+                for batch in failed:
+                    if batch.retry_at <= now:
+                        self._begin(batch)
+                        self._nursery.start_soon(self._write, batch)
+                continue
+            while batch_due := self._due():
+                await self._window.acquire()
+                batch = self._gather(self._dirty, whole=batch_due > 1)
+                if not batch.parts:
+                    self._window.release()
+                    break
+                self._begin(batch)
+                self._nursery.start_soon(self._write_in_window, batch)
+
+    async def _write_in_turn(self, batch: Batch) -> None:
+        async with self._sync_window:
+            await self._write(batch)
+
+    async def _write_in_window(self, batch: Batch) -> None:
+        try:
+            await self._write(batch)
+        finally:
+            self._window.release()
+
+    def _due(self) -> int:
+        """0: nothing to write; 1: a stripe is full; 2: bytes are old or memory is short."""
+        if not self._dirty or any(b.state is State.FAILED for b in self._batches):
+            return 0
+        oldest = next(iter(self._dirty))
+        if trio.current_time() - oldest.dirty_since >= self._options.flush_age_s:
+            return 0 if oldest.barrier else 2
+        if self._active < self._layout.stripe_bytes:
+            return 0
+        return 2 if self._active > self._options.dirty_bytes // 2 else 1
+
+    async def run_durable(self) -> None:
+        """Make commits durable and publish the low-water mark, again and again."""
+        while True:
+            await trio.sleep(DURABLE_S)
+            try:
+                await self._session.publish()
+                await self.durable()
+            except MetadataError as error:
+                log.error("commits could not be made durable: %s", error)
+
+    async def durable(self) -> None:
+        """Make every commit so far survive a power cut.  Raises: MetadataError."""
+        self.uncommitted_durable = False
+        try:
+            await self._engine.durable()
+        except BaseException:
+            self.uncommitted_durable = True
+            raise
+
+
+def _first(inodes: Iterable[Inode], limit: int) -> Iterator[Inode]:
+    for index, inode in enumerate(inodes):
+        if index == limit:
+            return
+        yield inode

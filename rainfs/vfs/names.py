@@ -1,0 +1,177 @@
+"""Names: lookup, make, link, unlink, rename, and what becomes of inodes without names.
+
+Owns the effect of namespace transactions on the inodes in memory.  Refuses to know how names are
+stored.
+
+Invariants:
+- Directories' attributes are read again after every change below them.
+- An object is renamed over another only after its own bytes are committed, so that a crash leaves
+  the old bytes or the new ones.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+
+from rainfs.errors import NotFound
+from rainfs.meta.namespace import Namespace
+from rainfs.meta.renaming import RenameFlag as RenameFlag
+from rainfs.model import Attr, InodeNumber
+from rainfs.vfs.attributes import Attributes
+from rainfs.vfs.flush import Flusher
+from rainfs.vfs.inodes import Inode, InodeTable
+from rainfs.vfs.options import Caller
+
+
+class Names:
+    """Changes the tree.  Every inode that is returned counts as looked up once."""
+
+    def __init__(
+        self,
+        table: InodeTable,
+        namespace: Namespace,
+        attributes: Attributes,
+        flusher: Flusher,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._table = table
+        self._namespace = namespace
+        self._attributes = attributes
+        self._flusher = flusher
+        self._now_ns = now_ns
+
+    async def lookup(self, parent: int, name: bytes) -> Inode | None:
+        """Return what has that name, or None."""
+        while True:
+            before = self._table.changes
+            try:
+                attr = await self._namespace.lookup(InodeNumber(parent), name)
+            except NotFound:
+                return None
+            found = self._table.peek(attr.inode)
+            if found is not None and not found.stale:
+                break
+            found = None
+            if before == self._table.changes:
+                found = self._table.adopt(attr)
+                break
+        self._table.looked_up(attr.inode)
+        return found
+
+    async def make(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """Make a file, directory, link or device.  Raises: Exists, NameTooLong, ..."""
+        self._attributes.check_writable()
+        above = await self._table.get(parent)
+        xattrs: dict[bytes, bytes] = {}
+        if not stat.S_ISLNK(mode):
+            mode, xattrs = await self._attributes.initial(above, mode, caller.umask)
+        attr = await self._namespace.make(
+            above.inode,
+            name,
+            mode=mode,
+            uid=caller.uid,
+            gid=caller.gid,
+            now_ns=self._now_ns(),
+            rdev=rdev,
+            target=target,
+            xattrs=xattrs,
+        )
+        self._table.touch(parent)
+        inode = self._table.adopt(attr)
+        self._table.looked_up(attr.inode)
+        return inode
+
+    async def link(self, number: int, new_parent: int, new_name: bytes) -> Inode:
+        """Give an inode another name.  Raises: Exists, NotPermitted for a directory, ..."""
+        self._attributes.check_writable()
+        attr = await self._namespace.link(
+            InodeNumber(number), InodeNumber(new_parent), new_name, now_ns=self._now_ns()
+        )
+        self._table.touch(new_parent, number)
+        inode = self._table.adopt(attr)
+        self._table.looked_up(number)
+        return inode
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name that is no directory.  Raises: NotFound, IsDirectory."""
+        self._attributes.check_writable()
+        attr = await self._namespace.unlink(
+            InodeNumber(parent), name, now_ns=self._now_ns(), held=self._table.held
+        )
+        self._lost_a_name(parent, attr)
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory.  Raises: NotEmpty, NotDirectory, NotFound."""
+        self._attributes.check_writable()
+        attr = await self._namespace.rmdir(
+            InodeNumber(parent), name, now_ns=self._now_ns(), held=self._table.held
+        )
+        self._lost_a_name(parent, attr)
+
+    def _lost_a_name(self, parent: int, attr: Attr) -> None:
+        self._table.touch(parent)
+        inode = self._table.peek(attr.inode)
+        if inode is not None:
+            inode.refresh(attr)
+        if attr.nlink == 0:
+            held = self._table.held(attr.inode)
+            if inode is not None and not held:
+                self._flusher.discard(inode)
+            freed = not (held or attr.allocated or attr.has_xattrs)
+            self._table.unlinked(attr.inode, freed=freed)
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: RenameFlag
+    ) -> None:
+        """Rename, replace or exchange.  Raises: what POSIX says of rename."""
+        self._attributes.check_writable()
+        if not flags & RenameFlag.NOREPLACE:
+            await self._commit_before_replacing(parent, name, new_parent, new_name)
+        renamed = await self._namespace.rename(
+            InodeNumber(parent),
+            name,
+            InodeNumber(new_parent),
+            new_name,
+            flags=flags,
+            now_ns=self._now_ns(),
+            held=self._table.held,
+        )
+        self._table.touch(parent, new_parent)
+        moved = self._table.peek(renamed.moved.inode)
+        if moved is not None:
+            moved.refresh(renamed.moved)
+        replaced = renamed.replaced
+        if replaced is None or replaced.inode == renamed.moved.inode:
+            return
+        if flags & RenameFlag.EXCHANGE:
+            other = self._table.peek(replaced.inode)
+            if other is not None:
+                other.refresh(replaced)
+        else:
+            self._lost_a_name(new_parent, replaced)
+
+    async def _commit_before_replacing(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes
+    ) -> None:
+        """Commit the bytes of what is about to replace something."""
+        if not self._flusher.any_pending:
+            return
+        try:
+            source = await self._namespace.lookup(InodeNumber(parent), name)
+            inode = self._table.peek(source.inode)
+            if inode is None or not (inode.dirty or inode.layers):
+                return
+            await self._namespace.lookup(InodeNumber(new_parent), new_name)
+        except NotFound:
+            return
+        await self._flusher.flush(inode)
