@@ -21,7 +21,7 @@ MAX_TRANSACTION_KEYS = 10_000
 
 
 class Reader(Protocol):
-    """A consistent snapshot."""
+    """A consistent snapshot.  `get` and `scan` answer for one point in time."""
 
     async def get(self, key: bytes) -> bytes | None:
         """Return the value, or None."""
@@ -46,8 +46,21 @@ class Transaction(Reader, Protocol):
         ...
 
 
+class SessionLock(Protocol):
+    """The exclusive right to be the read-write session; gone when its process dies."""
+
+    def release(self) -> None:
+        """Give it up.  Idempotent."""
+        ...
+
+
 class Engine(Protocol):
     """A store of key-value pairs with serialisable transactions."""
+
+    @property
+    def url(self) -> str:
+        """The URL that opened it."""
+        ...
 
     async def run(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `body` and commit; retried on conflict.  An exception from `body` rolls back.
@@ -67,6 +80,14 @@ class Engine(Protocol):
 
         Concurrent callers share one synchronisation.  Raises: MetadataError if it failed.
         """
+        ...
+
+    def lock_session(self) -> SessionLock | None:
+        """Take the session lock without waiting; None while somebody holds it."""
+        ...
+
+    def session_locked(self) -> bool:
+        """Whether somebody holds the session lock; asking never disturbs a taker."""
         ...
 
     async def aclose(self) -> None:

@@ -1,0 +1,145 @@
+"""Making commits of an SQLite database in WAL mode durable, apart from making them.
+
+Commits run with synchronous=NORMAL: they write the write-ahead log and sync nothing.  A commit is
+durable once the log that holds it has been synced; a commit that a checkpoint moved into the
+database is durable already, because a checkpoint syncs the log, then the database, and only then
+lets the log be written again from its start (whose new header SQLite syncs by itself).  So one
+fdatasync of the log file makes every commit before it durable, as synchronous=FULL would, provided
+that the descriptor still names the log in use.  That is checked each time.  While any connection is
+open nobody removes the log, so a missing or replaced log is damage and is reported as such.
+
+A failed sync is final: the kernel may have dropped the dirty pages, and a later success would lie.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from rainfs.errors import MetadataError
+
+
+class SyncFiles(Protocol):
+    """The system calls of this module, replaceable by a recording disk."""
+
+    def open(self, path: Path) -> int:
+        """Open an existing file and return a descriptor."""
+        ...
+
+    def fdatasync(self, descriptor: int) -> None:
+        """Make the file's bytes and length durable."""
+        ...
+
+    def same(self, descriptor: int, path: Path) -> bool:
+        """Whether `path` still names the open file."""
+        ...
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the directory's entries durable."""
+        ...
+
+    def close(self, descriptor: int) -> None:
+        """Close the descriptor."""
+        ...
+
+
+class SystemFiles:
+    """The real thing."""
+
+    def open(self, path: Path) -> int:
+        """Open an existing file and return a descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def fdatasync(self, descriptor: int) -> None:
+        """Make the file's bytes and length durable."""
+        os.fdatasync(descriptor)
+
+    def same(self, descriptor: int, path: Path) -> bool:
+        """Whether `path` still names the open file."""
+        try:
+            named = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(descriptor), named)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the directory's entries durable."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close the descriptor."""
+        os.close(descriptor)
+
+
+SYSTEM_FILES = SystemFiles()
+
+
+class WalSync:
+    """Group commit: callers that arrive during a sync share the next one."""
+
+    def __init__(self, wal: Path, files: SyncFiles = SYSTEM_FILES) -> None:
+        self._wal = wal
+        self._files = files
+        self._lock = trio.Lock()
+        self._commits = 0
+        self._synced = 0
+        self._failure: str | None = None
+        try:
+            self._descriptor: int | None = files.open(wal)
+            files.sync_directory(wal.parent)
+        except OSError as error:
+            raise MetadataError(f"cannot open {wal}: {error.strerror}") from error
+
+    def committed(self) -> None:
+        """Note one more commit that `durable` owes."""
+        self._commits += 1
+
+    def fail(self, reason: str) -> None:
+        """Refuse every later `durable`: some sync below has failed."""
+        self._failure = self._failure or reason
+
+    async def durable(self) -> None:
+        """Return once every commit noted before the call is durable.
+
+        Raises: MetadataError, and from then on always.
+        """
+        wanted = self._commits
+        if self._synced >= wanted and self._failure is None:
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._lock:
+            if self._failure is not None:
+                raise MetadataError(self._failure)
+            if self._synced >= wanted:
+                return
+            covered = self._commits
+            await trio.to_thread.run_sync(self._sync)
+            if self._failure is not None:
+                raise MetadataError(self._failure)
+            self._synced = covered
+
+    def _sync(self) -> None:
+        descriptor = self._descriptor
+        if descriptor is None:
+            self.fail("the metadata engine is closed")
+            return
+        try:
+            if not self._files.same(descriptor, self._wal):
+                self.fail(f"{self._wal} was removed or replaced while in use")
+                return
+            self._files.fdatasync(descriptor)
+        except OSError as error:
+            self.fail(f"cannot sync {self._wal}: {error.strerror}")
+
+    def close(self) -> None:
+        """Close the descriptor.  Idempotent."""
+        if self._descriptor is not None:
+            self._files.close(self._descriptor)
+            self._descriptor = None
