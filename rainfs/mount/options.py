@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from rainfs.errors import InputError
 from rainfs.model import MIB
-from rainfs.vfs.options import VfsOptions
 
 MIN_TIMEOUT_S, MAX_TIMEOUT_S = 1.0, 3600.0
 MIN_DIRTY_MIB, MAX_DIRTY_MIB = 16, 1 << 16
@@ -33,19 +32,10 @@ class MountOptions:
     allow_other: bool = False
     read_only: bool = False
     noatime: bool = False
-    deadline_s: float = 10.0
+    timeout_s: float = 10.0
     dirty_bytes: int = 256 * MIB
     cache_bytes: int = 128 * MIB
     kernel_flags: tuple[str, ...] = ()
-
-    def vfs(self) -> VfsOptions:
-        """Return what of it concerns the vfs."""
-        return VfsOptions(
-            dirty_bytes=self.dirty_bytes,
-            deadline_s=self.deadline_s,
-            noatime=self.noatime,
-            read_only=self.read_only,
-        )
 
 
 def parse_options(given: Sequence[str]) -> MountOptions:
@@ -84,7 +74,7 @@ def _with_flag(options: MountOptions, name: str) -> MountOptions:
 
 def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
     if name == "timeout":
-        return replace(options, deadline_s=_number(name, value, MIN_TIMEOUT_S, MAX_TIMEOUT_S))
+        return replace(options, timeout_s=_number(name, value, MIN_TIMEOUT_S, MAX_TIMEOUT_S))
     if name == "dirty_mib":
         number = _number(name, value, MIN_DIRTY_MIB, MAX_DIRTY_MIB)
         return replace(options, dirty_bytes=int(number) * MIB)
