@@ -209,6 +209,8 @@ class AsyncStore:
 
     async def list(self, after: ShardKey | None, limit: int) -> list[ShardInfo]:
         """List shards."""
+        if limit < 1:
+            return []
         return await self._run(lambda: self._store.list(after, limit))
 
     async def stat(self, key: ShardKey) -> ShardInfo:

@@ -167,12 +167,9 @@ class Session:
             return False
         hello = event.message
         assert isinstance(hello, wire.Hello)
-        held = self._store.volume
-        if None not in (held, hello.volume) and held != hello.volume:
-            self._post(0, _failed(ForeignVolume("the store belongs to another volume")))
-            return False
         self._volume = hello.volume
-        self._post(0, wire.Welcome(self._store.uuid, held, __version__))
+        welcome = wire.Welcome(self._store.uuid, self._store.volume, __version__)
+        self._outbox.post(self._connection.send(0, welcome))
         return True
 
     async def _next_event(self) -> Event | None:
@@ -346,9 +343,6 @@ class Session:
         except NodeUnavailable as error:
             log.info("%s", error)
             self._whole.cancel()
-
-    def _post(self, request: int, message: wire.Message) -> None:
-        self._outbox.post(self._connection.send(request, message))
 
 
 def _failed(error: Exception) -> wire.Failed:
