@@ -63,7 +63,8 @@ class Lane:
         self._nursery = nursery
         self._attempt: _Attempt | None = None
         self._link: Link | None = None
-        self._life = trio.CancelScope()
+        self._runs: set[trio.CancelScope] = set()
+        self._closed = False
 
     async def call(
         self,
@@ -96,7 +97,7 @@ class Lane:
         attempt = self._attempt
         wait_s = float("inf")
         if attempt is None:
-            if self._life.cancel_called:
+            if self._closed:
                 raise NodeUnavailable(f"{self._peer}: closed")
             if not probe and not self._reach.may_try(trio.current_time()):
                 raise NodeUnavailable(self._reach.reason)
@@ -115,7 +116,10 @@ class Lane:
     async def _run(self, attempt: _Attempt) -> None:
         """Connect, then serve the connection until it is lost."""
         try:
-            with self._life:
+            with trio.CancelScope() as run:
+                self._runs.add(run)
+                if self._closed:
+                    raise NodeUnavailable(f"{self._peer}: closed")
                 link = await self._connect()
                 self._reach.succeeded()
                 self._link = attempt.link = link
@@ -135,6 +139,7 @@ class Lane:
             self._reach.failed(trio.current_time(), str(error))
             attempt.error = error
         finally:
+            self._runs.discard(run)
             if self._attempt is attempt:
                 self._attempt = None
             attempt.done.set()
@@ -154,7 +159,9 @@ class Lane:
 
     def close(self) -> None:
         """Drop the connection, for good; outstanding calls raise NodeUnavailable.  Idempotent."""
-        self._life.cancel()
+        self._closed = True
+        for run in self._runs:
+            run.cancel()
         if self._link is not None:
             self._link.drop(f"{self._peer}: closed")
             self._link = None
