@@ -7,6 +7,7 @@ child that dies without a word closes the pipe, which counts as a failure.
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import subprocess
@@ -19,6 +20,8 @@ from pathlib import Path
 import msgspec
 
 from rainfs.errors import RainError
+
+log = logging.getLogger(__name__)
 
 MAX_REPORT_BYTES = 64 << 10
 LOG_MODE = 0o600
@@ -54,6 +57,8 @@ class ReadyPipe:
         try:
             yield
         except BaseException as error:
+            if is_unexpected(error):
+                log.exception("unexpected end")
             self._tell(Report(False, reason=reason_of(error)))
             raise
 
@@ -81,6 +86,12 @@ def reason_of(error: BaseException) -> str:
     else:
         text = f"unexpected {type(error).__name__}: {error}"
     return " ".join(text.split())
+
+
+def is_unexpected(error: BaseException) -> bool:
+    """Whether the error is a fault of the program: neither ours by intent nor the system's."""
+    leaves = _leaves(error) if isinstance(error, BaseExceptionGroup) else iter([error])
+    return not all(isinstance(e, (RainError, OSError, KeyboardInterrupt)) for e in leaves)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

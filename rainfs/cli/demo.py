@@ -12,6 +12,7 @@ import click
 
 from rainfs.cli.local_array import DATABASE_NAME, LocalArray, Shape, load_local_array, local_array
 from rainfs.cli.mount import mount_in_background
+from rainfs.cli.node import PID_FILE_NAME
 from rainfs.cli.sizes import SIZE, format_size
 from rainfs.cli.umount import unmount_and_wait
 from rainfs.cli.volume_url import Mount, absolute, database_of, lies_below, mount_on, url_of
@@ -105,14 +106,19 @@ def answers(mountpoint: str) -> bool:
 
 def _suggest(array: LocalArray, mountpoint: str) -> None:
     me = "rainfs" if shutil.which("rainfs") == sys.argv[0] else sys.argv[0]
-    click.echo(
-        "try:\n"
-        f"  cp -a /usr/share/doc {mountpoint}/ && df -h {mountpoint}\n"
-        f"  kill -9 $(cat {array.node_directory(1)}/node.pid {array.node_directory(2)}/node.pid)\n"
-        f"  diff -r /usr/share/doc {mountpoint}/doc && {me} status {mountpoint}\n"
-        f"  {me} demo {mountpoint}            # starts again what does not run\n"
-        f"  {me} demo --stop {mountpoint}     # add --purge to delete everything"
-    )
+    doomed = array.numbers[: array.record.parity]
+    pids = " ".join(str(array.node_directory(number) / PID_FILE_NAME) for number in doomed)
+    lines = [
+        (f"cp -a /usr/include {mountpoint}/", "put something there"),
+        (f"kill -9 $(cat {pids})", f"lose {len(doomed)} of the nodes"),
+        (f"diff -r --no-dereference /usr/include {mountpoint}/include", "it is all there"),
+        (f"{me} status {mountpoint}", "see who is missing"),
+        (f"{me} demo {mountpoint}", "start again what does not run"),
+        (f"{me} demo --stop {mountpoint}", "with --purge: and delete the data"),
+    ]
+    click.echo("try:")
+    for command, purpose in lines if doomed else lines[:1] + lines[3:]:
+        click.echo(f"  {command}  # {purpose}")
 
 
 def _stop(mountpoint: str, home: Path, *, purge: bool) -> None:
