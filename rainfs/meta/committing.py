@@ -18,6 +18,7 @@ from rainfs.errors import TransactionConflict
 from rainfs.meta import keys
 from rainfs.meta.engine import Reader, Transaction
 from rainfs.meta.inodes import store_attr
+from rainfs.meta.old_extents import OldExtents
 from rainfs.meta.pieces import Piece, from_offset, left_part, pieces_of, right_part, run_length
 from rainfs.meta.records import ATTRS, EXTENTS, ExtentRecord
 from rainfs.meta.sessions import Session
@@ -137,6 +138,7 @@ class _Plan:
         pieces, rest = list(work.pieces[:room]), list(work.pieces[room:])
         pieces = _clip(pieces, size)
         allocated = attr.allocated
+        stored = OldExtents(reader, work.inode)
         rest_right: Extent | None = None
         reached = 0
         index = 0
@@ -153,8 +155,9 @@ class _Plan:
                 old = [rest_right]
                 rest_right = None
             if attr.allocated and start < attr.size:
-                known = None if old else reached
-                old += await overlapping(reader, work.inode, start, stop, self.old_room + 1, known)
+                # What an earlier run cut is in `rest_right`, not in the snapshot.
+                known = start if old else reached
+                old += await stored.overlapping(start, stop, self.old_room + 1, known)
             if rest_right is not None:
                 self._put(work.inode, rest_right)
                 rest_right = None
@@ -238,39 +241,3 @@ def _cut(run: list[Piece], at: int) -> tuple[list[Piece], list[Piece]]:
     before = [piece._replace(stop=min(piece.stop, at)) for piece in run if piece.start < at]
     after = [from_offset(piece, max(piece.start, at)) for piece in run if piece.stop > at]
     return before, after
-
-
-async def overlapping(
-    reader: Reader,
-    inode: InodeNumber,
-    start: int,
-    stop: int,
-    limit: int,
-    known: int | None = 0,
-) -> list[Extent]:
-    """Return at most `limit` extents that overlap `[start, stop)`, in order.
-
-    The one that begins before `start` is looked for only from file offset `known` on; None says
-    that there is none.
-    """
-    rows = await reader.scan(
-        keys.extent_key(inode, start), keys.extent_key(inode, stop), limit=limit
-    )
-    found = [extent_of(key, raw) for key, raw in rows]
-    if known is not None and known < start and not (found and found[0].offset == start):
-        before = await reader.scan(
-            keys.extent_key(inode, known), keys.extent_key(inode, start), limit=1, reverse=True
-        )
-        if before:
-            extent = extent_of(*before[0])
-            if extent.offset + extent.length > start:
-                found.insert(0, extent)
-    return found[:limit]
-
-
-def extent_of(key: bytes, raw: bytes) -> Extent:
-    """Return the extent of a row."""
-    record = EXTENTS.decode(raw)
-    return Extent(
-        keys.second_of(key), record.length, record.stripe, record.block, record.block_offset
-    )

@@ -32,9 +32,12 @@ HashName = Callable[[bytes], int]
 def hash_with(secret: bytes) -> HashName:
     """Return the hash of a volume: name to first slot."""
 
+    keyed = blake2b(digest_size=8, key=secret)
+
     def hash_name(name: bytes) -> int:
-        digest = blake2b(name, digest_size=8, key=secret).digest()
-        number = int.from_bytes(digest, "big") >> 1
+        state = keyed.copy()
+        state.update(name)
+        number = int.from_bytes(state.digest(), "big") >> 1
         return min(max(number, FIRST_SLOT), MAX_SLOT - PROBE_SLOTS)
 
     return hash_name
@@ -58,8 +61,8 @@ def check_new_name(name: bytes) -> None:
 class Probe(NamedTuple):
     """What a lookup found."""
 
-    slot: int
-    """Where the name is, or where it would go."""
+    slot: int | None
+    """Where the name is, or where it would go; None if there is no room for it."""
     entry: Dirent | None
 
 
@@ -70,7 +73,7 @@ class Directory:
         self._hash_name = hash_name
 
     async def probe(self, reader: Reader, parent: InodeNumber, name: bytes) -> Probe:
-        """Find a name or the slot for it.  Raises: NameTooLong, InvalidArgument, NoSpace."""
+        """Find a name or the slot for it.  Raises: NameTooLong, InvalidArgument."""
         check_name(name)
         first = self._hash_name(name)
         rows = await reader.scan(
@@ -86,12 +89,12 @@ class Directory:
                 return Probe(slot, entry)
             if slot == free:
                 free += 1
-        return Probe(free, None)
+        return Probe(free if free < first + PROBE_SLOTS else None, None)
 
     async def find(self, reader: Reader, parent: InodeNumber, name: bytes) -> tuple[int, Dirent]:
         """Return slot and entry of a name.  Raises: NotFound, NameTooLong, InvalidArgument."""
         slot, entry = await self.probe(reader, parent, name)
-        if entry is None:
+        if entry is None or slot is None:
             raise NotFound(f"no {name!r} in directory {parent}")
         return slot, entry
 
@@ -102,9 +105,11 @@ class Directory:
             raise Exists(f"{entry.name!r} exists in directory {parent}")
         self.put(transaction, parent, slot, entry)
 
-    def put(self, transaction: Transaction, parent: InodeNumber, slot: int, entry: Dirent) -> None:
+    def put(
+        self, transaction: Transaction, parent: InodeNumber, slot: int | None, entry: Dirent
+    ) -> None:
         """Write an entry into the slot that `probe` gave for its name.  Raises: NoSpace."""
-        if slot >= self._hash_name(entry.name) + PROBE_SLOTS:
+        if slot is None:
             raise NoSpace(f"too many names like {entry.name!r} in directory {parent}")
         transaction.put(keys.dirent_key(parent, slot), DIRENTS.encode(entry))
 

@@ -19,8 +19,6 @@ from rainfs.meta.committing import (
     PIECES_PER_STEP,
     Commit,
     FileUpdate,
-    extent_of,
-    overlapping,
 )
 from rainfs.meta.engine import Engine, Reader, Transaction
 from rainfs.meta.inodes import load_attr, store_attr
@@ -56,7 +54,7 @@ class Extents:
         """Return at most `limit` extents that overlap `[start, stop)`, in order, not clipped."""
 
         async def body(reader: Reader) -> list[Extent]:
-            return await overlapping(reader, inode, start, stop, limit)
+            return await _overlapping(reader, inode, start, stop, limit)
 
         return await self._engine.read(body)
 
@@ -183,7 +181,7 @@ async def _free_tail(transaction: Transaction, attr: Attr, size: int) -> Attr:
     changes: Changes = {}
     allocated, reached = attr.allocated, attr.size
     for key, raw in rows[:FREED_PER_STEP]:
-        extent = extent_of(key, raw)
+        extent = _extent_of(key, raw)
         if extent.offset + extent.length <= size:
             break
         kept = left_part(extent, size)
@@ -202,3 +200,28 @@ async def _free_tail(transaction: Transaction, attr: Attr, size: int) -> Attr:
             return replace(attr, size=reached, allocated=allocated)
     await apply_changes(transaction, changes)
     return replace(attr, size=size, allocated=allocated)
+
+
+async def _overlapping(
+    reader: Reader, inode: InodeNumber, start: int, stop: int, limit: int
+) -> list[Extent]:
+    rows = await reader.scan(
+        keys.extent_key(inode, start), keys.extent_key(inode, stop), limit=limit
+    )
+    found = [_extent_of(key, raw) for key, raw in rows]
+    if start > 0 and not (found and found[0].offset == start):
+        before = await reader.scan(
+            keys.extent_key(inode, 0), keys.extent_key(inode, start), limit=1, reverse=True
+        )
+        if before:
+            extent = _extent_of(*before[0])
+            if extent.offset + extent.length > start:
+                found.insert(0, extent)
+    return found[:limit]
+
+
+def _extent_of(key: bytes, raw: bytes) -> Extent:
+    record = EXTENTS.decode(raw)
+    return Extent(
+        keys.second_of(key), record.length, record.stripe, record.block, record.block_offset
+    )

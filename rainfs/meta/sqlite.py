@@ -67,6 +67,17 @@ _SCANS_BACK = tuple(
 )
 
 
+def _scan(
+    execute: Execute, start: bytes, stop: bytes, limit: int, reverse: bool
+) -> list[tuple[bytes, bytes]]:
+    if limit <= 0:
+        return []
+    bits = min((limit - 1).bit_length(), _MAX_LIMIT_BITS - 1)
+    statement = (_SCANS_BACK if reverse else _SCANS)[bits]
+    rows: list[tuple[bytes, bytes]] = execute(statement, (start, stop)).fetchall()
+    return rows if len(rows) <= limit else rows[:limit]
+
+
 class _SqliteReader:
     __slots__ = ("_execute",)
 
@@ -80,12 +91,7 @@ class _SqliteReader:
     async def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
-        if limit <= 0:
-            return []
-        bits = min((limit - 1).bit_length(), _MAX_LIMIT_BITS - 1)
-        statement = (_SCANS_BACK if reverse else _SCANS)[bits]
-        rows: list[tuple[bytes, bytes]] = self._execute(statement, (start, stop)).fetchall()
-        return rows if len(rows) <= limit else rows[:limit]
+        return _scan(self._execute, start, stop, limit, reverse)
 
 
 class _SqliteTransaction(_SqliteReader):
@@ -105,8 +111,10 @@ class _SqliteTransaction(_SqliteReader):
     async def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
+        if not self._pending:
+            return _scan(self._execute, start, stop, limit, reverse)
         changed = {k: v for k, v in self._pending.items() if start <= k < stop}
-        rows = await super().scan(start, stop, limit=limit + len(changed), reverse=reverse)
+        rows = _scan(self._execute, start, stop, limit + len(changed), reverse)
         return merge_scan(rows, changed, limit, reverse) if changed else rows
 
     def put(self, key: bytes, value: bytes) -> None:
