@@ -10,7 +10,6 @@ that this object started runs on after `aclose`.
 
 from __future__ import annotations
 
-import random as random_module
 from collections.abc import Sequence
 from random import Random
 
@@ -78,7 +77,7 @@ class Array:
         open_backend: BackendFactory = registry.open_backend,
     ) -> None:
         """Make an array without nodes; `nursery` must outlive it.  Time is trio's clock."""
-        chance = random if random is not None else random_module.SystemRandom()
+        chance = random if random is not None else Random()  # noqa: S311 - no secrets
         self._volume = volume
         self._nursery = nursery
         self._deadline_s = deadline_s

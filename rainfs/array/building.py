@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rainfs.array.about import encode_abouts
-from rainfs.array.compress import compress, compressible
+from rainfs.array.compress import Compressor, compressible
 from rainfs.array.packing import Item, Packing, pack, pages_up
 from rainfs.array.values import MAX_PIECES_PER_STRIPE, Piece
 from rainfs.checksum import crc32c
@@ -95,7 +95,8 @@ def build(pieces: Sequence[Piece], layout: Layout, k_most: int, pool: BufferPool
     stored: list[bytes | None] = [None] * len(pieces)
     total = sum(piece.length for piece in pieces)
     if layout.compression is Compression.LZ4 and compressible(total):
-        stored = [compress(piece.segments, piece.length) for piece in pieces]
+        compressor = Compressor()
+        stored = [compressor.compress(piece.segments, piece.length) for piece in pieces]
     items = [
         Item(piece.length, piece.length >= PAGE_BYTES) if data is None else Item(len(data), False)
         for piece, data in zip(pieces, stored, strict=True)

@@ -18,6 +18,9 @@ from rainfs.model import KIB, PAGE_BYTES
 SAVING_DIVISOR = 8
 """Compression is kept when it saves at least this fraction of a block."""
 
+MAX_REFUSALS = 8
+RETRY_EVERY = 4
+
 SAMPLE_BYTES = 4 * KIB
 SAMPLED_FROM_BYTES = 16 * KIB
 """Shorter blocks are compressed without trying a sample."""
@@ -37,6 +40,28 @@ def compress(segments: Sequence[Buffer], length: int) -> bytes | None:
         if _compressed(sample) is None:
             return None
     return _compressed(joined(segments))
+
+
+class Compressor:
+    """Compresses the blocks of one stripe, and learns from those that do not get smaller.
+
+    After MAX_REFUSALS blocks in a row only every RETRY_EVERY-th one is tried, until one succeeds.
+    """
+
+    __slots__ = ("_refusals",)
+
+    def __init__(self) -> None:
+        self._refusals = 0
+
+    def compress(self, segments: Sequence[Buffer], length: int) -> bytes | None:
+        """Return the compressed concatenation, or None: store it as it is."""
+        refusals = self._refusals
+        if refusals >= MAX_REFUSALS and refusals % RETRY_EVERY:
+            self._refusals = refusals + 1
+            return None
+        data = compress(segments, length)
+        self._refusals = 0 if data is not None else refusals + 1
+        return data
 
 
 def compressible(total: int) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import trio
 
 from rainfs.array.background import Background
-from rainfs.array.late import TICK_S, LateWatch
+from rainfs.array.late import TICK_S, LateWatch, Watched
 from rainfs.array.latency import get_kind
 from rainfs.array.members import Member, Members
 from rainfs.array.values import Refresh
@@ -99,6 +99,25 @@ class TooFew(StorageError):
     """Fewer shards than needed could be had now.  Raised inside `fetch` only."""
 
 
+class _LateGet(Watched):
+    """A get from a shard's own node that is raced with the others once it is late."""
+
+    __slots__ = ("_fetcher", "hedge", "run", "scope", "view", "won")
+
+    def __init__(self, due_s: float, fetcher: Fetcher, view: StripeView, run: Run) -> None:
+        super().__init__(due_s)
+        self.view = view
+        self.run = run
+        self.scope = trio.CancelScope()
+        self.won: memoryview | None = None
+        self.hedge: trio.CancelScope | None = None
+        self._fetcher = fetcher
+
+    def act(self) -> float | None:
+        """Start the race."""
+        return None if self._fetcher.hedge(self) else trio.current_time() + TICK_S
+
+
 class Fetcher:
     """Gets ranges of shards of any stripe."""
 
@@ -176,6 +195,21 @@ class Fetcher:
         member = self._members.get(view.placement.nodes[shard])
         return member is not None and member.up
 
+    async def quick(self, view: StripeView, run: Run) -> memoryview | None:
+        """Return the bytes of one run if its own node has them; None: `fetch` knows more ways.
+
+        Bounded by the session's own deadline.
+        """
+        shard = self._preferred(view, run.shard)
+        member = self._members.get(view.placement.nodes[shard])
+        if member is None or not member.up:
+            return None
+        try:
+            return await self._direct(view, shard, member, run.start, run.stop)
+        except (StorageError, InputError) as error:
+            _log.debug("going round %s: %s", member.node.name, error)
+            return None
+
     async def _one(self, source: Source, run: Run) -> memoryview:
         """Return the bytes of one run."""
         gone: set[int] = set()
@@ -221,37 +255,44 @@ class Fetcher:
         """Get from the shard's own node; once that is late, race it with the others."""
         kind = get_kind(stop - start)
         begun_s = trio.current_time()
-        scope = trio.CancelScope()
-        won: list[memoryview] = []
-        hedge: list[trio.CancelScope] = []
-
-        async def race() -> None:
-            try:
-                found = await self._gather(view, {shard}, start, stop, {shard})
-            except StorageError:
-                return  # The direct way goes on, and reports what it meets.
-            finally:
-                self._hedges -= 1
-            won.append(found[shard])
-            scope.cancel()
-
-        def late() -> float | None:
-            if self._hedges >= MAX_HEDGES:
-                return trio.current_time() + TICK_S
-            self._hedges += 1
-            hedge.append(self._background.spawn(race))
-            return None
-
-        watched = self._watch.add(begun_s + self._members.late_after_s(kind), late)
+        late = _LateGet(
+            begun_s + self._members.late_after_s(kind), self, view, Run(shard, start, stop)
+        )
+        self._watch.add(late)
         try:
-            with scope:
-                return await self._get(view, shard, member, start, stop)
+            with late.scope:
+                data = await member.backend.get(ShardKey(view.id, shard), start, stop - start)
+                self._members.answered(member, kind, trio.current_time() - begun_s)
+                return data
+        except StorageError as error:
+            self._members.failed(member, error)
+            raise
         finally:
-            self._watch.remove(watched)
-            for hedge_scope in hedge:
-                hedge_scope.cancel()
+            self._watch.remove(late)
+            if late.hedge is not None:
+                late.hedge.cancel()
         member.latency.observe(kind, trio.current_time() - begun_s)
-        return won[0]
+        assert late.won is not None
+        return late.won
+
+    def hedge(self, late: _LateGet) -> bool:
+        """Race a late get with the other shards; False when too many are being raced."""
+        if self._hedges >= MAX_HEDGES:
+            return False
+        self._hedges += 1
+        late.hedge = self._background.spawn(self._race, late)
+        return True
+
+    async def _race(self, late: _LateGet) -> None:
+        shard, start, stop = late.run
+        try:
+            found = await self._gather(late.view, {shard}, start, stop, {shard})
+        except StorageError:
+            return  # The direct way goes on, and reports what it meets.
+        finally:
+            self._hedges -= 1
+        late.won = found[shard]
+        late.scope.cancel()
 
     async def around(
         self, source: Source, wanted: Collection[int], start: int, stop: int, gone: set[int]

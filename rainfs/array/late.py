@@ -8,25 +8,25 @@ after `remove`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import trio
 
 TICK_S = 0.010
 
-Action = Callable[[], float | None]
-"""Synchronous; returns when to look again, or None when done."""
 
-
-class Watched:
+class Watched(ABC):
     """One call that may become late."""
 
-    __slots__ = ("act", "due_s", "seen")
+    __slots__ = ("due_s", "seen")
 
-    def __init__(self, due_s: float, act: Action) -> None:
+    def __init__(self, due_s: float) -> None:
         self.due_s = due_s
-        self.act = act
         self.seen = False
+
+    @abstractmethod
+    def act(self) -> float | None:
+        """Do what is to be done about it; return when to look again, or None when done."""
 
 
 class LateWatch:
@@ -36,13 +36,11 @@ class LateWatch:
         self._watched: set[Watched] = set()
         self._wake = trio.Event()
 
-    def add(self, due_s: float, act: Action) -> Watched:
-        """Run `act` soon after the clock passes `due_s`, unless removed before."""
-        watched = Watched(due_s, act)
+    def add(self, watched: Watched) -> None:
+        """Run `watched.act` soon after the clock passes `due_s`, unless removed before."""
         if not self._watched:
             self._wake.set()
         self._watched.add(watched)
-        return watched
 
     def remove(self, watched: Watched) -> None:
         """Watch it no longer; harmless twice."""

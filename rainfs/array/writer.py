@@ -28,7 +28,7 @@ from rainfs.array.building import (
     pool_buffer_bytes,
     widest,
 )
-from rainfs.array.late import LateWatch
+from rainfs.array.late import LateWatch, Watched
 from rainfs.array.latency import put_kind
 from rainfs.array.members import Member, Members, candidates
 from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
@@ -100,6 +100,26 @@ class _Job:
             return False
         code = self.taint.get(number)
         return code is None or (self.built is not None and code == self.built.stripe.code)
+
+
+class _LatePut(Watched):
+    """Gives up a put that is late, once that helps the stripe."""
+
+    __slots__ = ("_job", "_member", "scope")
+
+    def __init__(self, due_s: float, job: _Job, member: Member) -> None:
+        super().__init__(due_s)
+        self.scope = trio.CancelScope()
+        self._job = job
+        self._member = member
+
+    def act(self) -> float | None:
+        """Cancel the put, unless its node is as slow as all others: then wait for most of them."""
+        job = self._job
+        if self._member.up and len(job.placed) < max(1, job.wanted - job.m):
+            return trio.current_time() + LATE_AGAIN_S
+        self.scope.cancel()
+        return None
 
 
 class Writer:
@@ -272,18 +292,10 @@ class Writer:
         job.tried.setdefault(number, set()).add(shard)
         job.taint[number] = built.stripe.code
         begun_s = trio.current_time()
-        scope = trio.CancelScope()
-
-        def late() -> float | None:
-            # When all are slow, giving up on one helps nobody: wait until most have answered.
-            if member.up and len(job.placed) < max(1, job.wanted - job.m):
-                return trio.current_time() + LATE_AGAIN_S
-            scope.cancel()
-            return None
-
-        watched = self._watch.add(begun_s + self._members.late_after_s(kind), late)
+        watched = _LatePut(begun_s + self._members.late_after_s(kind), job, member)
+        self._watch.add(watched)
         try:
-            with scope:
+            with watched.scope:
                 await member.backend.put(
                     ShardKey(job.stripe, shard), (payload,), built.abouts[shard], durable=True
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
@@ -78,7 +79,7 @@ class Rig:
             data = self.random.randbytes(length)
             cuts = sorted(self.random.randrange(length + 1) for _ in range(segments - 1))
             ends = [0, *cuts, length]
-            parts = tuple(data[a:b] for a, b in zip(ends, ends[1:], strict=False))
+            parts = tuple(data[a:b] for a, b in itertools.pairwise(ends))
             made.append(Piece(InodeNumber(100 + i), i * 64 * KIB, length, parts))
         return made
 

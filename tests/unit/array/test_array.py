@@ -195,7 +195,7 @@ async def test_a_byte_that_went_wrong_unnoticed_is_caught_end_to_end(
 async def test_compressed_blocks_survive_as_well(autojump_clock: MockClock) -> None:
     async with open_rig(cache_bytes=1 << 20) as rig:
         pieces = rig.pieces([8 * KIB] * 8)
-        text = [p for p in pieces]
+        text = list(pieces)
         for i in range(0, 8, 2):
             data = (b"%d all work and no play " % i * 500)[: 8 * KIB]
             text[i] = type(pieces[i])(pieces[i].inode, pieces[i].file_offset, len(data), (data,))
