@@ -8,26 +8,22 @@ are flushed before the session ends, and the session ends before the database cl
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from rainfs.array.array import Array
-from rainfs.array.backend import Backend
-from rainfs.array.backends.registry import open_backend
 from rainfs.care.exposure import Exposure, survey
 from rainfs.care.reaper import Reaper
+from rainfs.cli.access import opened_volume
 from rainfs.cli.volume_url import absolute, database_of, lies_below
-from rainfs.errors import InputError, NodeUnavailable, StorageError
+from rainfs.errors import InputError
 from rainfs.meta.engine import Engine
 from rainfs.meta.nodes import list_nodes
-from rainfs.meta.open import open_engine
 from rainfs.meta.sessions import Session
-from rainfs.meta.volume import Volume, open_volume
-from rainfs.model import Node, NodeHealth, NodeNumber, NodeState, VolumeId
+from rainfs.model import Node, NodeNumber, NodeState
 from rainfs.mount.mounting import serve_mount
 from rainfs.mount.mountpoint import prepare
 from rainfs.mount.options import MountOptions
@@ -36,72 +32,11 @@ from rainfs.vfs.vfs import VFS
 
 log = logging.getLogger(__name__)
 
-PROBE_DEADLINE_S = 1.0
-"""How long a command that asks a node directly waits for it."""
-
 NODE_TABLE_POLL_S = 2.0
 """How often a mount looks whether the node table changed."""
 
 SURVEY_DEADLINE_S = 5.0
 """How long a mount with missing nodes may count what is exposed before it reports itself ready."""
-
-
-@asynccontextmanager
-async def opened_engine(url: str) -> AsyncIterator[Engine]:
-    """Open the metadata database at `url` for one command.  Raises: MetadataError."""
-    engine = open_engine(url)
-    try:
-        yield engine
-    finally:
-        with trio.CancelScope(shield=True):
-            await engine.aclose()
-
-
-@asynccontextmanager
-async def opened_volume(url: str) -> AsyncIterator[tuple[Engine, Volume]]:
-    """Open the volume whose metadata is at `url`.  Raises: MetadataError."""
-    async with opened_engine(url) as engine:
-        yield engine, await open_volume(engine)
-
-
-@asynccontextmanager
-async def opened_backend(url: str, volume: VolumeId | None) -> AsyncIterator[Backend]:
-    """Open one node for one command, with the short deadline of a probe."""
-    async with trio.open_nursery() as nursery:
-        backend = open_backend(url, volume, deadline_s=PROBE_DEADLINE_S, nursery=nursery)
-        try:
-            yield backend
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + PROBE_DEADLINE_S):
-                await backend.aclose()
-            nursery.cancel_scope.cancel()
-
-
-async def ask_node(url: str, volume: VolumeId | None) -> NodeHealth:
-    """Return a node's own report.  Raises: StorageError, InputError for a bad URL."""
-    with trio.move_on_after(PROBE_DEADLINE_S):
-        async with opened_backend(url, volume) as backend:
-            return await backend.health()
-    raise NodeUnavailable(f"{url}: no answer within {PROBE_DEADLINE_S:g} s")
-
-
-async def ask_nodes(nodes: Sequence[Node], volume: VolumeId) -> dict[NodeNumber, NodeHealth]:
-    """Ask all nodes at once; those that do not answer, or are another node, are left out."""
-    answers: dict[NodeNumber, NodeHealth] = {}
-
-    async def ask(node: Node) -> None:
-        try:
-            health = await ask_node(node.url, volume)
-        except StorageError as error:
-            log.debug("%s: %s", node.name, error)
-            return
-        if health.uuid == node.uuid:
-            answers[node.number] = health
-
-    async with trio.open_nursery() as nursery:
-        for node in nodes:
-            nursery.start_soon(ask, node)
-    return answers
 
 
 @dataclass(frozen=True, slots=True)

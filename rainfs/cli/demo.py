@@ -12,7 +12,7 @@ import click
 
 from rainfs.cli.local_array import DATABASE_NAME, LocalArray, Shape, load_local_array, local_array
 from rainfs.cli.mount import mount_in_background
-from rainfs.cli.node import PID_FILE_NAME
+from rainfs.cli.serve import PID_FILE_NAME
 from rainfs.cli.sizes import SIZE, format_size
 from rainfs.cli.umount import unmount_and_wait
 from rainfs.cli.volume_url import Mount, absolute, database_of, lies_below, mount_on, url_of

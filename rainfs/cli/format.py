@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import click
 import trio
 
-from rainfs.cli.compose import ask_node, opened_backend
+from rainfs.cli.access import ask_node, opened_backend
 from rainfs.cli.volume_url import database_of, meta_url
 from rainfs.errors import AlreadyFormatted, ForeignVolume, InputError, RainError
 from rainfs.meta.engine import Engine

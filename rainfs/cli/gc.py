@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rainfs.array.backends.registry import open_backend
 from rainfs.care.garbage import Collected, Collector
-from rainfs.cli.compose import opened_volume
+from rainfs.cli.access import opened_volume
 from rainfs.cli.sizes import format_size
 from rainfs.cli.volume_url import meta_url
 from rainfs.errors import NodeUnavailable, VolumeBusy

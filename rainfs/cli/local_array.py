@@ -22,10 +22,10 @@ from pathlib import Path
 import msgspec
 import trio
 
-from rainfs.cli.compose import opened_volume
+from rainfs.cli.access import opened_volume
 from rainfs.cli.daemon import StartFailed, start_in_background
 from rainfs.cli.format import FormatRequest, choose_code, make_volume
-from rainfs.cli.node import PID_FILE_NAME
+from rainfs.cli.serve import PID_FILE_NAME
 from rainfs.cli.volume_url import url_of
 from rainfs.errors import AlreadyFormatted, InputError
 from rainfs.meta.nodes import change_node, list_nodes

@@ -1,12 +1,10 @@
 """The command `rainfs`: the group of commands, and what an error looks like to a user.
 
-Exit codes: 0 done, 1 failed, with one line on stderr and no traceback, 2 wrong usage.  Commands
-are imported when they are used, so that a storage node does not carry the mount's libraries.
+Exit codes: 0 done, 1 failed, with one line on stderr and no traceback, 2 wrong usage.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -16,7 +14,7 @@ import click
 
 from rainfs import __version__
 from rainfs.cli.daemon import reason_of
-from rainfs.errors import RainError
+from rainfs.cli.lazy import LazyGroup
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -30,29 +28,15 @@ COMMANDS: Mapping[str, str] = {
     "format": "rainfs.cli.format:format_command",
     "gc": "rainfs.cli.gc:gc_command",
     "mount": "rainfs.cli.mount:mount_command",
-    "node": "rainfs.cli.node:node_group",
+    "node": "rainfs.cli.node_group:node_group",
     "status": "rainfs.cli.status:status_command",
     "umount": "rainfs.cli.umount:umount_command",
 }
 
 
-class _Commands(click.Group):
-    """A group whose commands are imported on first use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = COMMANDS.get(cmd_name)
-        if place is None:
-            return None
-        module, _, name = place.partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, places=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="rainfs")
 def rainfs() -> None:
     """Files striped with Reed-Solomon parity over many ordinary machines, mounted like a disk.
@@ -87,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_FAILED
-    except (RainError, OSError, KeyboardInterrupt, BaseExceptionGroup, Exception) as error:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         if debug:
             raise
         click.echo(f"rainfs: {reason_of(error)}", err=True)

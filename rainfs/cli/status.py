@@ -11,7 +11,7 @@ import trio
 
 from rainfs.array.space import Room, space_of
 from rainfs.care.exposure import survey
-from rainfs.cli.compose import ask_nodes, opened_volume
+from rainfs.cli.access import ask_nodes, opened_volume
 from rainfs.cli.report import (
     CapacityPart,
     StatusReport,

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import trio
 
-from rainfs.cli.compose import opened_engine
+from rainfs.cli.access import opened_engine
 from rainfs.cli.volume_url import Mount, lies_below, rainfs_mount_on
 from rainfs.errors import MountPointError, RainError
 from rainfs.meta.sessions import SessionRow, list_sessions

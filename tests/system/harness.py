@@ -95,6 +95,20 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and fsync it."""
+    with path.open("wb", buffering=0) as file:
+        assert file.write(content) == len(content)
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 class StorageNode:
     """One `rainfs node serve`."""
 

@@ -11,7 +11,7 @@ import time
 from hashlib import blake2b
 from pathlib import Path
 
-from tests.system.harness import Cluster, rainfs
+from tests.system.harness import Cluster, rainfs, sync_directory
 
 KILLS = {False: 5, True: 50}
 FILES = 8
@@ -83,9 +83,7 @@ def test_a_killed_mount_loses_nothing_that_was_synced(
     cluster.mount()
     data = cluster.mountpoint / "data"
     data.mkdir()
-    descriptor = os.open(cluster.mountpoint, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_directory(cluster.mountpoint)
     for round_number in range(KILLS[long_form]):
         arguments = [str(data), str(log), str(round_number), str(FILES)]
         writer = subprocess.Popen(
@@ -133,9 +131,7 @@ def test_an_unlinked_open_file_of_a_killed_mount_gives_its_space_back(cluster: C
         file.flush()
         os.fsync(file.fileno())
         path.unlink()
-        descriptor = os.open(cluster.mountpoint, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync_directory(cluster.mountpoint)
         assert cluster.shards() > 0
         cluster.kill_mount()
     subprocess.run(["umount", "-l", str(cluster.mountpoint)], check=True)

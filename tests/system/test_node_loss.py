@@ -22,6 +22,7 @@ from tests.system.harness import (
     rainfs,
     run,
     wait_until,
+    write_durably,
 )
 
 MIB = 1 << 20
@@ -64,9 +65,7 @@ def test_every_pair_of_nodes_may_die(cluster: Cluster, tmp_path: Path, long_form
         for size in (100, 300_000):
             path = cluster.mountpoint / f"{name}-{size}"
             written[path] = os.urandom(size)
-            with path.open("wb") as file:
-                file.write(written[path])
-                os.fsync(file.fileno())
+            write_durably(path, written[path])
         cluster.start()
         cluster.wait_all_up()
     drop_caches()
@@ -156,9 +155,7 @@ def test_reads_go_round_two_frozen_nodes(cluster: Cluster) -> None:
     assert path.read_bytes() == content
     assert time.monotonic() - began < SLACK_S
     new = os.urandom(MIB)
-    with (cluster.mountpoint / "new").open("wb") as file:
-        file.write(new)
-        os.fsync(file.fileno())
+    write_durably(cluster.mountpoint / "new", new)
     for node in cluster.nodes[1:3]:
         node.thaw()
     cluster.wait_all_up()
@@ -257,9 +254,7 @@ def test_an_added_node_is_used_without_a_remount(mounted: Cluster) -> None:
     assert [node["name"] for node in listed] == [f"node-{n}" for n in range(1, 8)]
 
     def used() -> bool:
-        with (mounted.mountpoint / f"f{time.monotonic_ns()}").open("wb") as file:
-            file.write(os.urandom(MIB))
-            os.fsync(file.fileno())
+        write_durably(mounted.mountpoint / f"f{time.monotonic_ns()}", os.urandom(MIB))
         shards: int = mounted.status()["nodes"][6]["shards"]
         return shards > 0
 

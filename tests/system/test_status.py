@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from tests.system.harness import Cluster, rainfs
+from tests.system.harness import Cluster, rainfs, write_durably
 
 CAPACITY = {"raw_bytes", "used_raw_bytes", "usable_bytes", "used_bytes", "free_bytes"}
 NODE = {"id", "name", "url", "state", "capacity_bytes", "used_bytes", "shards", "labels"}
@@ -15,9 +15,7 @@ STATUS_BOUND_S = 8.0
 
 
 def test_the_json_has_exactly_the_promised_fields(shared: Cluster) -> None:
-    with (shared.mountpoint / "file").open("wb") as file:
-        file.write(os.urandom(1 << 20))
-        os.fsync(file.fileno())
+    write_durably(shared.mountpoint / "file", os.urandom(1 << 20))
     status = json.loads(rainfs("status", shared.mountpoint, "--json").stdout)
     assert set(status) == {"volume", "capacity", "nodes", "stripes", "tasks"}
     assert set(status["volume"]) == {"id", "name", "data", "parity"}
@@ -69,9 +67,7 @@ def test_status_answers_while_the_mount_is_stuck(shared: Cluster) -> None:
 
 
 def test_dead_and_frozen_nodes_are_down_in_the_status(shared: Cluster) -> None:
-    with (shared.mountpoint / "exposed").open("wb") as file:
-        file.write(os.urandom(4 << 20))
-        os.fsync(file.fileno())
+    write_durably(shared.mountpoint / "exposed", os.urandom(4 << 20))
     shared.nodes[0].kill()
     shared.nodes[1].freeze()
     try:
