@@ -23,6 +23,7 @@ from rainfs.async_store.access import AsyncStore
 from rainfs.async_store.buffers import Buffers
 from rainfs.errors import ForeignVolume, InputError, NodeUnavailable, RainError
 from rainfs.model import VolumeId
+from rainfs.store.disk import SYSTEM_DISK, Disk
 from rainfs.store.store import Store
 
 
@@ -38,8 +39,10 @@ class FileBackend:
         *,
         deadline_s: float,
         random: Random,
+        disk: Disk = SYSTEM_DISK,
     ) -> None:
         self._url = url
+        self._disk = disk
         self._directory = directory
         self._capacity_bytes = capacity_bytes
         self._volume = volume
@@ -169,7 +172,9 @@ class FileBackend:
             try:
                 # Not abandoned when cancelled: a store that nobody knows would stay locked.
                 self._store = await trio.to_thread.run_sync(
-                    lambda: Store.open(self._directory, capacity_bytes=self._capacity_bytes)
+                    lambda: Store.open(
+                        self._directory, capacity_bytes=self._capacity_bytes, disk=self._disk
+                    )
                 )
             except RainError as error:
                 self._reach.failed(trio.current_time(), str(error))
