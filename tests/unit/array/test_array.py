@@ -14,11 +14,6 @@ from rainfs.model import KIB, NO_NODE, Compression, mirror, reed_solomon
 from tests.unit.array.rig import content, layout_of, moved, open_rig
 
 
-@pytest.fixture
-def autojump_clock() -> MockClock:
-    return MockClock(autojump_threshold=0)
-
-
 async def test_what_is_written_is_read_back(autojump_clock: MockClock) -> None:
     async with open_rig() as rig:
         pieces = rig.pieces([8 * KIB] * 8, segments=3)
