@@ -134,15 +134,21 @@ class Journal:
     """The writer's end; the store calls it under its commit lock."""
 
     def __init__(
-        self, disk: Disk, uuid: NodeUuid, offset: int, journal_bytes: int, fd: int, direct: int
+        self,
+        disk: Disk,
+        uuid: NodeUuid,
+        offset: int,
+        journal_bytes: int,
+        fd: int,
+        direct: int | None,
     ) -> None:
-        """Write to `fd`, and through `direct` (the same, or an O_DIRECT handle of the file)."""
+        """Write to `fd`, or through `direct` if the file has an O_DIRECT handle."""
         self._disk = disk
         self._uuid = uuid
         self._offset = offset
         self._bytes = journal_bytes
         self._fd = fd
-        self._direct = direct
+        self._direct = fd if direct is None else direct
         self._position = 0
         self.lap = 0
         self.written = 0

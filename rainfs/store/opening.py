@@ -200,3 +200,11 @@ def _open_direct(disk: Disk, path: Path) -> int | None:
     except OSError:
         # tmpfs of older kernels and some network file systems have no O_DIRECT.
         return None
+
+
+def close_files(opened: Opened, disk: Disk) -> None:
+    """Let go of a store's files, the lock last."""
+    opened.index.close()
+    if opened.direct is not None:
+        disk.close(opened.direct)
+    disk.close(opened.fd)

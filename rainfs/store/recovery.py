@@ -26,12 +26,13 @@ from rainfs.store.rows import Row, pack_key, pack_row, unpack_key, unpack_row
 log = logging.getLogger(__name__)
 
 
-def recover(opened: Opened, disk: Disk, journal: Journal) -> tuple[Allocator, Catalog]:
+def recover(
+    opened: Opened, disk: Disk, data: DataFile, journal: Journal
+) -> tuple[Allocator, Catalog]:
     """Replay the journal and return the free-space map and the catalog.
 
     Raises: OSError, NodeFull, NodeFailing, StoreDamaged.
     """
-    data = DataFile(disk, opened.fd, opened.direct)
     records = journal.replay(opened.lap)
     if records:
         _fold(opened, disk, data, _replayed(records, data))
