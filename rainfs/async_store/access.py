@@ -22,7 +22,8 @@ import trio
 from rainfs.errors import NodeFailing, RainError
 from rainfs.memory import Buffer
 from rainfs.model import KIB, NodeHealth, NodeUuid, ShardInfo, ShardKey, VolumeId
-from rainfs.store.store import Pending, Store
+from rainfs.store.pending import Pending
+from rainfs.store.store import Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -78,19 +78,12 @@ class Lane:
 
         Raises: NodeUnavailable within the deadline, or the error that the node answers.
         """
-        link = self._link
-        begun_s = trio.current_time()
+        if self._link is not None:
+            return await self._link.call(message, payload, payload_bytes)
         with trio.move_on_after(self._deadline_s):
-            if link is None:
-                link = await self._connected(probe)
-                begun_s = trio.current_time()
+            link = await self._connected(probe)
             return await link.call(message, payload, payload_bytes)
-        reason = f"{self._peer}: no answer within {self._deadline_s:g} s"
-        if link is not None and link is self._link and link.silent_since(begun_s):
-            self._link = None
-            self._reach.failed(trio.current_time(), reason)
-            link.drop(reason)
-        raise NodeUnavailable(reason)
+        raise NodeUnavailable(f"{self._peer}: no answer within {self._deadline_s:g} s")
 
     async def _connected(self, probe: bool) -> Link:
         """Return the live connection, once there is one."""
@@ -132,6 +125,8 @@ class Lane:
                     self._reach.failed(trio.current_time(), str(group.exceptions[0]))
                 except* NodeUnavailable as group:
                     log.info("%s", group.exceptions[0])
+                    if link.stalled:
+                        self._reach.failed(trio.current_time(), str(group.exceptions[0]))
                 finally:
                     if self._link is link:
                         self._link = None
@@ -148,7 +143,7 @@ class Lane:
         deadline_s = min(CONNECT_DEADLINE_S, self._deadline_s)
         with trio.move_on_after(deadline_s):
             stream = await connect(self._host, self._port, deadline_s=deadline_s)
-            link = Link(stream, self._volume, stall_s=self._deadline_s)
+            link = Link(stream, self._volume, deadline_s=self._deadline_s)
             try:
                 await link.greet()
             except BaseException:

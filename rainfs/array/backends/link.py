@@ -1,9 +1,10 @@
 """One live connection to a node: requests out, answers in, in any order.
 
-Owns the calls that wait for an answer.  Refuses to know how connections come about.  Invariants:
-every call ends with its answer or, when the connection is lost, with NodeUnavailable; after a call
-has been cancelled nothing refers to its payload, and an answer that comes later is received into
-memory that nobody else has.
+Owns the calls that wait for an answer, and their deadline.  Refuses to know how connections come
+about.  Invariants: every call ends with its answer or, when the connection is lost or the deadline
+has passed, with NodeUnavailable; after a call has ended or was cancelled nothing refers to its
+payload, and an answer that comes later is received into memory that nobody else has; a connection
+on which a call has waited for the whole deadline without a single byte from the node is given up.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class _Call:
 
     task: trio.lowlevel.Task
     begun_s: float
+    parcel: Parcel
     answer: Message | None = None
     payload: memoryview = _NOTHING
     error: RainError | None = None
@@ -43,15 +45,18 @@ class _Call:
 class Link:
     """Greet, then `run` in a task of its own; `call` from any number of others."""
 
-    def __init__(self, stream: Stream, volume: VolumeId | None, *, stall_s: float) -> None:
+    def __init__(self, stream: Stream, volume: VolumeId | None, *, deadline_s: float) -> None:
         self._stream = stream
         self._volume = volume
+        self._deadline_s = deadline_s
         self._connection = Connection(Role.CLIENT)
-        self._outbox = Outbox(stream, stall_s=stall_s)
+        self._outbox = Outbox(stream, stall_s=deadline_s)
         self._calls: dict[int, _Call] = {}
         self._last_request = 0
         self._received_s = trio.current_time()
         self._lost: NodeUnavailable | None = None
+        self.stalled = False
+        """Whether it was given up because the node had gone silent."""
 
     async def greet(self) -> Welcome:
         """Exchange greetings.  Raises: NodeUnavailable, RemoteProtocolError, what the node says."""
@@ -72,6 +77,7 @@ class Link:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._outbox.run)
+                nursery.start_soon(self._watch)
                 while True:
                     self._take(await self._next_event())
         except* StorageError as group:
@@ -103,17 +109,17 @@ class Link:
         if self._lost is not None:
             raise NodeUnavailable(str(self._lost))
         request = self._next_request()
-        call = _Call(trio.lowlevel.current_task(), trio.current_time())
         buffers = self._connection.send(request, message, payload, payload_bytes)
         try:
             parcel = self._outbox.post(buffers)
         except NodeUnavailable as error:
             self.drop(str(error))
             raise
+        call = _Call(trio.lowlevel.current_task(), trio.current_time(), parcel)
         self._calls[request] = call
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._abandon(request, call, parcel)
+            self._abandon(request, call)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -122,14 +128,33 @@ class Link:
         assert call.answer is not None
         return call.answer, call.payload
 
-    def silent_since(self, moment_s: float) -> bool:
-        """Whether nothing has been received since then."""
-        return self._received_s < moment_s
+    async def _watch(self) -> None:
+        """End calls at their deadline.
 
-    def _abandon(self, request: int, call: _Call, parcel: Parcel) -> None:
+        All have the same one, so none that begins during a sleep ends before it: one task serves
+        them all, and a call costs no timer of its own.
+        """
+        while True:
+            now_s = trio.current_time()
+            late_s = now_s - self._deadline_s
+            overdue = [item for item in self._calls.items() if item[1].begun_s <= late_s]
+            for request, call in overdue:
+                self._abandon(request, call)
+                call.error = NodeUnavailable(self._no_answer())
+                trio.lowlevel.reschedule(call.task)
+                self.stalled = self.stalled or self._received_s < call.begun_s
+            if self.stalled:
+                raise NodeUnavailable(self._no_answer())
+            oldest_s = min((call.begun_s for call in self._calls.values()), default=now_s)
+            await trio.sleep_until(oldest_s + self._deadline_s)
+
+    def _no_answer(self) -> str:
+        return f"{self._stream.peer}: no answer within {self._deadline_s:g} s"
+
+    def _abandon(self, request: int, call: _Call) -> None:
         del self._calls[request]
-        untouched = not parcel.started
-        self._outbox.withdraw(parcel)
+        untouched = not call.parcel.started
+        self._outbox.withdraw(call.parcel)
         if untouched:
             self._connection.recall(request)
 
