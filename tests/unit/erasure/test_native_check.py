@@ -11,9 +11,9 @@ import pytest
 
 NATIVE = Path(__file__).resolve().parents[3] / "native"
 COMPILER = shutil.which("cc")
-FLAGS = ("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c11", "-O0", "-g", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-ROUNDS = 150
+ROUNDS = 100
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
