@@ -1,10 +1,13 @@
 """Moving the write-ahead log into the database, on a thread with a connection of its own.
 
 The committing connection never checkpoints.  It tells this thread the length of the log; from
-`WAKE_PAGES` on the thread makes passive checkpoints, which stop nobody, and from `LIMIT_PAGES` on
-one that holds writers back until the log starts anew, which bounds its size.  Writers meet that as
-a busy database and retry.  An I/O error here is reported once and ends checkpointing: what a failed
-sync lost must not be declared durable by the next one.
+`WAKE_PAGES` on the thread makes a passive checkpoint, which stops nobody, and at once a restarting
+one, which holds writers back for the little that is left, so that the next commit begins the log
+anew.  That bounds the log, and keeps it in pages that exist: writing and syncing fresh ones costs
+about twice as much.  Writers meet the restart as a busy database and retry.
+
+An I/O error here is reported once and ends checkpointing: what a failed sync lost must not be
+declared durable by the next one.
 """
 
 from __future__ import annotations
@@ -14,10 +17,9 @@ from collections.abc import Callable
 
 import apsw
 
-WAKE_PAGES = 4_000
-LIMIT_PAGES = 16_000
-RESTART_WAIT_MS = 500
-"""How long the restarting checkpoint waits for readers before it leaves the log as it is."""
+WAKE_PAGES = 2_000
+RESTART_WAIT_MS = 200
+"""How long the restarting checkpoint waits for readers before it leaves the log to grow."""
 
 
 class Checkpointer:
@@ -29,20 +31,16 @@ class Checkpointer:
         on_failure: Callable[[str], None],
         *,
         wake_pages: int = WAKE_PAGES,
-        limit_pages: int = LIMIT_PAGES,
     ) -> None:
         self._connect = connect
         self._on_failure = on_failure
         self._wake_pages = wake_pages
-        self._limit_pages = limit_pages
-        self._pages = 0
         self._closing = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def log_has(self, pages: int) -> None:
         """Take note of the log's length after a commit."""
-        self._pages = pages
         if pages >= self._wake_pages and not self._wake.is_set():
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -70,17 +68,17 @@ class Checkpointer:
                 self._wake.wait()
                 if self._closing:
                     return
-                self._checkpoint(connection)
+                _checkpoint(connection)
                 self._wake.clear()
         except apsw.Error as error:
             self._on_failure(f"checkpoint of the metadata failed: {error}")
         finally:
             connection.close()
 
-    def _checkpoint(self, connection: apsw.Connection) -> None:
-        restart = self._pages >= self._limit_pages
-        mode = apsw.SQLITE_CHECKPOINT_RESTART if restart else apsw.SQLITE_CHECKPOINT_PASSIVE
-        try:
-            connection.wal_checkpoint(mode=mode)
-        except apsw.BusyError:
-            return  # A long reader; the next commit wakes us again.
+
+def _checkpoint(connection: apsw.Connection) -> None:
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+    except apsw.BusyError:
+        return  # A long reader; the next commit wakes us again.

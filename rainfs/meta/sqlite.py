@@ -29,7 +29,7 @@ from rainfs.errors import (
     TransactionConflict,
 )
 from rainfs.meta import session_lock
-from rainfs.meta.checkpointer import LIMIT_PAGES, RESTART_WAIT_MS, WAKE_PAGES, Checkpointer
+from rainfs.meta.checkpointer import RESTART_WAIT_MS, WAKE_PAGES, Checkpointer
 from rainfs.meta.driving import drive
 from rainfs.meta.engine import MAX_TRANSACTION_KEYS, Reader, SessionLock, Transaction
 from rainfs.meta.overlay import merge_scan
@@ -172,7 +172,6 @@ class SqliteEngine:
         vfs: str | None = None,
         files: SyncFiles = SYSTEM_FILES,
         wake_pages: int = WAKE_PAGES,
-        limit_pages: int = LIMIT_PAGES,
     ) -> None:
         """Open the database, or make one.
 
@@ -203,7 +202,6 @@ class SqliteEngine:
             lambda: self._connect(RESTART_WAIT_MS),
             self._sync.fail,
             wake_pages=wake_pages,
-            limit_pages=limit_pages,
         )
         self._connection.set_wal_hook(self._after_commit)
         self._cursor = self._connection.cursor()
