@@ -323,6 +323,21 @@ class Fetcher:
                 if len(gone) == before:
                     await self._members.wait_changed(RETRY_S)
 
+    async def attempt(self, view: StripeView, run: Run, gone: Collection[int]) -> memoryview:
+        """Return the bytes of a run, had without the shards in `gone`, if that works now.
+
+        Raises: StripeLost when it never will, StorageError when nodes are silent.
+        """
+        lost = set(gone)
+        try:
+            found = await self._gather(view, {run.shard}, run.start, run.stop, lost)
+        except TooFew:
+            nowhere = {s for s, node in enumerate(view.placement.nodes) if node == NO_NODE}
+            if len(lost | nowhere) > view.stripe.code.m:
+                raise StripeLost(f"stripe {view.id:x}: {sorted(lost)} are lost") from None
+            raise
+        return found[run.shard]
+
     async def _gather(
         self,
         view: StripeView,

@@ -12,8 +12,9 @@ rather than queued.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import combinations, islice
 
 import trio
 
@@ -30,6 +31,7 @@ from rainfs.errors import (
     InputError,
     RainError,
     ShardCorrupt,
+    StorageError,
     StripeLost,
 )
 from rainfs.model import KIB, MIB, Block, CodeKind, Compression, StripeView
@@ -43,6 +45,11 @@ INLINE_DECODE_BYTES = 256 * KIB
 """More compressed blocks' bytes than this are decompressed in a worker thread."""
 
 DECODE_THREADS = 2
+
+DISTRUST_ATTEMPT_S = 1.0
+DISTRUST_PAUSE_S = 0.25
+MAX_DISTRUST_ATTEMPTS = 64
+"""Sets of shards that are left out in turn to find one that decodes to the right bytes."""
 
 _log = logging.getLogger(__name__)
 
@@ -261,29 +268,44 @@ class Reader:
     async def _distrusted(self, source: Source, index: int) -> Buffer:
         """Return a block whose own shard verified at its node but holds something else.
 
-        Tries what the other shards say, then leaves out each further one in turn.
+        Tries what the other shards say, then leaves out further ones as well, in all combinations
+        that the code allows (up to MAX_DISTRUST_ATTEMPTS).
         """
+        await source.renew()
         view = source.view
-        code = view.stripe.code
         block = view.stripe.blocks[index]
         run = _whole(view, index)
-        shards = range(code.n)
-        if code.kind is CodeKind.MIRROR:
-            attempts = [set(shards) - {shard} for shard in shards]
-        else:
-            attempts = [{run.shard}]
-            attempts += [{run.shard, other} for other in shards if other != run.shard]
-        for gone in attempts:
-            if len(gone) > code.m:
-                continue
-            try:
-                found = await self._fetcher.around(
-                    source, {run.shard}, run.start, run.stop, set(gone)
-                )
-                return _decoded(block, found[run.shard])
-            except (ShardCorrupt, StripeLost) as error:
-                _log.warning("stripe %x without shards %s: %s", view.id, sorted(gone), error)
+        silent = True
+        while silent:
+            silent = False
+            for gone in islice(_exclusions(view, run.shard), MAX_DISTRUST_ATTEMPTS):
+                try:
+                    with trio.fail_after(DISTRUST_ATTEMPT_S):
+                        found = await self._fetcher.attempt(view, run, gone)
+                    return _decoded(block, found)
+                except ShardCorrupt as error:
+                    _log.warning("stripe %x without %s: %s", view.id, sorted(gone), error)
+                except StripeLost:
+                    pass  # Not enough without these, whatever the nodes do.
+                except (StorageError, trio.TooSlowError):
+                    silent = True  # Some node may still return with the right bytes.
+            if silent:
+                await trio.sleep(DISTRUST_PAUSE_S)
         raise StripeLost(f"stripe {view.id:x}: block {index} matches its checksum nowhere")
+
+
+def _exclusions(view: StripeView, shard: int) -> Iterator[set[int]]:
+    """Yield the sets of shards to leave out when `shard` cannot be believed."""
+    code = view.stripe.code
+    shards = set(range(code.n))
+    if code.kind is CodeKind.MIRROR:
+        for copy in sorted(shards):
+            yield shards - {copy}
+        return
+    others = sorted(shards - {shard})
+    for count in range(code.m):
+        for further in combinations(others, count):
+            yield {shard, *further}
 
 
 def _blocks(view: StripeView, wanted: Sequence[Wanted]) -> list[Block]:
