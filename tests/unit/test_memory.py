@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 
 from rainfs._native import AVAILABLE, ffi
 from rainfs.memory import BufferPool, page_buffer
-from rainfs.model import PAGE_BYTES
+from rainfs.model import KIB, MIB, PAGE_BYTES
 
 
-@pytest.mark.parametrize("nbytes", [1, 100, PAGE_BYTES, PAGE_BYTES + 1, 1 << 20])
+@pytest.mark.parametrize("nbytes", [1, 100, PAGE_BYTES, PAGE_BYTES + 1, MIB, 4 * MIB + 1])
 def test_a_page_buffer_is_fresh_writable_and_exactly_as_long(nbytes: int) -> None:
     buffer = page_buffer(nbytes)
     assert len(buffer) == buffer.nbytes == nbytes
@@ -61,10 +62,25 @@ def test_a_pool_gives_back_what_it_was_given() -> None:
 
 
 def test_a_pool_never_keeps_more_than_its_bound() -> None:
-    pool = BufferPool(PAGE_BYTES, 2)
-    for buffer in [pool.take() for _ in range(5)]:
-        pool.give(buffer)
-    assert pool.idle == 2
+    for buffer_bytes, max_buffers in ((PAGE_BYTES, 2), (MIB, 3), (100_000, 30), (3 * MIB, 1)):
+        pool = BufferPool(buffer_bytes, max_buffers)
+        for buffer in [pool.take() for _ in range(40)]:
+            assert len(buffer) == buffer_bytes
+            assert pool.idle <= max_buffers
+            pool.give(buffer)
+        assert pool.idle == max_buffers
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="addresses are read through the kernel's ffi")
+@pytest.mark.parametrize("buffer_bytes", [64 * KIB, 100_000, MIB])
+def test_buffers_of_a_pool_are_aligned_and_apart(buffer_bytes: int) -> None:
+    pool = BufferPool(buffer_bytes, 64)
+    taken = [pool.take() for _ in range(70)]
+    starts = sorted(
+        int(ffi.cast("uintptr_t", ffi.from_buffer("uint8_t[]", each))) for each in taken
+    )
+    assert all(start % PAGE_BYTES == 0 for start in starts)
+    assert all(b - a >= buffer_bytes for a, b in itertools.pairwise(starts))
 
 
 def test_a_pool_refuses_buffers_of_others() -> None:
