@@ -66,7 +66,9 @@ class Stream:
     def send_nowait(self, buffers: Sequence[Buffer]) -> int:
         """Send as much of the first MAX_BUFFERS_PER_SEND `buffers` as there is room for."""
         try:
-            return self._socket.sendmsg(buffers[:MAX_BUFFERS_PER_SEND])
+            if len(buffers) > MAX_BUFFERS_PER_SEND:
+                buffers = buffers[:MAX_BUFFERS_PER_SEND]
+            return self._socket.sendmsg(buffers)
         except _WOULD_BLOCK:
             return 0
         except OSError as error:
@@ -234,22 +236,34 @@ class Outbox:
         """Whether everything has left."""
         return not self._parcels
 
-    def post(self, buffers: Sequence[Buffer], on_gone: Callable[[], None] | None = None) -> Parcel:
-        """Send `buffers` after what is waiting; they must not change until they have left.
+    def post(
+        self,
+        buffers: Sequence[Buffer],
+        nbytes: int,
+        on_gone: Callable[[], None] | None = None,
+    ) -> Parcel | None:
+        """Send `buffers`, `nbytes` together, after what is waiting.
 
-        `on_gone` is called exactly once: when they have left, or when the outbox is closed.
+        They must not change until they have left; returns None when they have.  `on_gone` is called
+        exactly once: when they have left, or when the outbox is closed.
         Raises: NodeUnavailable when the connection is lost.
         """
-        parcel = Parcel(buffers, on_gone)
+        sent = 0
         if not self._parcels:
             try:
-                parcel.advance(self._stream.send_nowait(parcel.buffers))
+                sent = self._stream.send_nowait(buffers)
             except NodeUnavailable:
-                parcel.gone()
+                if on_gone is not None:
+                    on_gone()
                 raise
-        if parcel.buffers:
-            self._parcels.append(parcel)
-            self._wake.set()
+            if sent == nbytes:
+                if on_gone is not None:
+                    on_gone()
+                return None
+        parcel = Parcel(buffers, on_gone)
+        parcel.advance(sent)
+        self._parcels.append(parcel)
+        self._wake.set()
         return parcel
 
     def withdraw(self, parcel: Parcel) -> None:

@@ -20,8 +20,7 @@ class Budget:
         self._limit_bytes = limit_bytes
         self._used_bytes = 0
         self._waiting: deque[tuple[int, trio.Event]] = deque()
-        self._idle = trio.Event()
-        self._idle.set()
+        self._idle: trio.Event | None = None
 
     @property
     def used_bytes(self) -> int:
@@ -32,7 +31,7 @@ class Budget:
         """Lend `nbytes` unless that means waiting."""
         if self._waiting or self._used_bytes + nbytes > self._limit_bytes:
             return False
-        self._lend(nbytes)
+        self._used_bytes += nbytes
         return True
 
     async def take(self, nbytes: int) -> None:
@@ -56,21 +55,19 @@ class Budget:
         """Give back what was lent."""
         self._used_bytes -= nbytes
         assert self._used_bytes >= 0
-        self._serve()
-        if self._used_bytes == 0:
+        if self._waiting:
+            self._serve()
+        if self._used_bytes == 0 and self._idle is not None:
             self._idle.set()
 
     async def wait_idle(self) -> None:
         """Return once nothing is lent."""
-        await self._idle.wait()
-
-    def _lend(self, nbytes: int) -> None:
-        if self._used_bytes == 0:
+        while self._used_bytes:
             self._idle = trio.Event()
-        self._used_bytes += nbytes
+            await self._idle.wait()
 
     def _serve(self) -> None:
         while self._waiting and self._used_bytes + self._waiting[0][0] <= self._limit_bytes:
             nbytes, turn = self._waiting.popleft()
-            self._lend(nbytes)
+            self._used_bytes += nbytes
             turn.set()

@@ -99,6 +99,7 @@ class Session:
         self._whole = trio.CancelScope()
         self._gone = False
         self._frame_wait_s = 0.0
+        self._may_have_more = True
 
     def stop_reading(self) -> None:
         """Take no further request; `run` returns when what was asked has been answered."""
@@ -169,24 +170,30 @@ class Session:
         assert isinstance(hello, wire.Hello)
         self._volume = hello.volume
         welcome = wire.Welcome(self._store.uuid, self._store.volume, __version__)
-        self._outbox.post(self._connection.send(0, welcome))
+        buffers = self._connection.send(0, welcome)
+        self._outbox.post(buffers, len(buffers[0]))
         return True
 
     async def _next_event(self) -> Event | None:
         """Return the next event, or None when the client has left."""
-        connection = self._connection
+        connection, stream = self._connection, self._stream
         receives = 0
         while (event := connection.next_event()) is None:
-            received = self._stream.receive_nowait(connection.buffer())
-            if received is None:
-                await self._wait_for_bytes()
-            elif received == 0:
-                return None
-            else:
-                connection.received(received)
-                receives += 1
-                if receives % MAX_TURNS_WITHOUT_REST == 0:
-                    await trio.lowlevel.checkpoint()
+            if self._may_have_more:
+                space = connection.buffer()
+                received = stream.receive_nowait(space)
+                if received == 0:
+                    return None
+                if received is not None:
+                    connection.received(received)
+                    # What did not fill the space was all there was: wait before trying again.
+                    self._may_have_more = received == len(space)
+                    receives += 1
+                    if receives % MAX_TURNS_WITHOUT_REST == 0:
+                        await trio.lowlevel.checkpoint()
+                    continue
+            await self._wait_for_bytes()
+            self._may_have_more = True
         if isinstance(event, Arrived):
             self._frame_wait_s = 0.0
         return event
@@ -208,8 +215,9 @@ class Session:
         message = event.message
         leased_bytes = event.payload_bytes if isinstance(event, PayloadAhead) else 0
         cost_bytes = REQUEST_COST_BYTES
-        if isinstance(message, wire.Get) and message.length > INLINE_READ_BYTES:
-            leased_bytes = message.length
+        if isinstance(message, wire.Get):
+            if message.length > INLINE_READ_BYTES:
+                leased_bytes = message.length
         elif isinstance(message, wire.Put):
             cost_bytes += len(message.about)
         elif isinstance(message, wire.Stat):
@@ -339,7 +347,7 @@ class Session:
             hold.release()
             raise
         try:
-            self._outbox.post(buffers, hold.release)
+            self._outbox.post(buffers, len(buffers[0]) + payload_bytes, hold.release)
         except NodeUnavailable as error:
             log.info("%s", error)
             self._whole.cancel()

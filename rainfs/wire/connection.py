@@ -46,18 +46,21 @@ RECEIVE_BUFFER_BYTES = 64 * KIB
 """What is read ahead of parsing; longer headers and all payloads get memory of their own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PayloadAhead:
-    """A payload follows: call `provide` with memory for it before anything else."""
+    """A payload follows: call `provide` with memory for it before anything else.
+
+    One that has been received whole already comes at once, with its message.
+    """
 
     request: int
     message: Message
     payload_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrived:
-    """A whole message; `payload` is the memory that was provided for it, or None."""
+    """A whole message; `payload` is memory of its own, or what was provided for it, or None."""
 
     request: int
     message: Message
@@ -127,7 +130,7 @@ class Connection:
         kind = message.kind
         if SENDER[kind] is not self._role or kind not in TRANSITIONS[self._state]:
             raise LocalProtocolError(
-                f"the {self._role.value} may not send {kind.name} when {self._state.value}"
+                f"the {self._role.value} may not send {kind.name} when {self._state.name}"
             )
         if payload_bytes > message.max_payload_bytes:
             raise LocalProtocolError(f"a payload of {payload_bytes} bytes in a {kind.name}")
@@ -216,7 +219,9 @@ class Connection:
             self._header = None
             self._accept(frame, self._message)
             if frame.payload_bytes:
-                return PayloadAhead(frame.request, self._message, frame.payload_bytes)
+                if self._end - self._begin < frame.payload_bytes:
+                    return PayloadAhead(frame.request, self._message, frame.payload_bytes)
+                self.provide(memoryview(bytearray(frame.payload_bytes)))
         message = self._message
         if frame.payload_bytes:
             if self._payload is None:
@@ -269,7 +274,7 @@ class Connection:
         """Refuse a frame that may not come now, before any of its lengths is believed."""
         kind = frame.kind
         if SENDER[kind] is self._role or kind not in TRANSITIONS[self._state]:
-            raise RemoteProtocolError(f"{kind.name} may not come when {self._state.value}")
+            raise RemoteProtocolError(f"{kind.name} may not come when {self._state.name}")
         if kind in REQUESTS:
             if frame.request in self._open or frame.request == 0:
                 raise RemoteProtocolError(f"request {frame.request} is open or impossible")

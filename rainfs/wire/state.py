@@ -12,13 +12,13 @@ import enum
 from rainfs.wire.messages import Kind, Role
 
 
-class State(enum.Enum):
+class State(enum.IntEnum):
     """Where a connection is."""
 
-    NEW = "new"
-    GREETED = "greeted"
-    OPEN = "open"
-    CLOSED = "closed"
+    NEW = 0
+    GREETED = 1
+    OPEN = 2
+    CLOSED = 3
 
 
 ANSWERS: dict[Kind, frozenset[Kind]] = {

@@ -36,7 +36,8 @@ class _Call:
 
     task: trio.lowlevel.Task
     begun_s: float
-    parcel: Parcel
+    parcel: Parcel | None
+    """What has not been sent yet, if anything."""
     answer: Message | None = None
     payload: memoryview = _NOTHING
     error: RainError | None = None
@@ -55,12 +56,14 @@ class Link:
         self._last_request = 0
         self._received_s = trio.current_time()
         self._lost: NodeUnavailable | None = None
+        self._may_have_more = False
         self.stalled = False
         """Whether it was given up because the node had gone silent."""
 
     async def greet(self) -> Welcome:
         """Exchange greetings.  Raises: NodeUnavailable, RemoteProtocolError, what the node says."""
-        self._outbox.post(self._connection.send(0, Hello(self._volume, __version__)))
+        hello = self._connection.send(0, Hello(self._volume, __version__))
+        self._outbox.post(hello, len(hello[0]))
         event = await self._next_event()
         assert isinstance(event, Arrived)
         if isinstance(event.message, Failed):
@@ -111,7 +114,7 @@ class Link:
         request = self._next_request()
         buffers = self._connection.send(request, message, payload, payload_bytes)
         try:
-            parcel = self._outbox.post(buffers)
+            parcel = self._outbox.post(buffers, len(buffers[0]) + payload_bytes)
         except NodeUnavailable as error:
             self.drop(str(error))
             raise
@@ -153,10 +156,11 @@ class Link:
 
     def _abandon(self, request: int, call: _Call) -> None:
         del self._calls[request]
-        untouched = not call.parcel.started
-        self._outbox.withdraw(call.parcel)
-        if untouched:
-            self._connection.recall(request)
+        if call.parcel is not None:
+            untouched = not call.parcel.started
+            self._outbox.withdraw(call.parcel)
+            if untouched:
+                self._connection.recall(request)
 
     def _next_request(self) -> int:
         is_open = self._connection.open_requests
@@ -171,17 +175,22 @@ class Link:
         connection, stream = self._connection, self._stream
         receives = 0
         while (event := connection.next_event()) is None:
-            received = stream.receive_nowait(connection.buffer())
-            if received is None:
-                await stream.wait_readable()
-            elif received == 0:
-                raise NodeUnavailable(f"{stream.peer}: the node closed the connection")
-            else:
-                connection.received(received)
-                self._received_s = trio.current_time()
-                receives += 1
-                if receives % MAX_RECEIVES_WITHOUT_REST == 0:
-                    await trio.lowlevel.checkpoint()
+            if self._may_have_more:
+                space = connection.buffer()
+                received = stream.receive_nowait(space)
+                if received == 0:
+                    raise NodeUnavailable(f"{stream.peer}: the node closed the connection")
+                if received is not None:
+                    connection.received(received)
+                    self._received_s = trio.current_time()
+                    # What did not fill the space was all there was: wait before trying again.
+                    self._may_have_more = received == len(space)
+                    receives += 1
+                    if receives % MAX_RECEIVES_WITHOUT_REST == 0:
+                        await trio.lowlevel.checkpoint()
+                    continue
+            await stream.wait_readable()
+            self._may_have_more = True
         return event
 
     def _take(self, event: Arrived | PayloadAhead) -> None:
