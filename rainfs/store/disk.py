@@ -146,6 +146,11 @@ class SystemDisk:
                 return os.preadv(fd, [into], offset, os.RWF_NOWAIT) == len(into)
             except (BlockingIOError, InterruptedError):
                 return False
+            except OSError as error:
+                # Some file systems (tmpfs) cannot say whether they would wait: assume they do.
+                if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                    return False
+                raise
         done = os.preadv(fd, [into], offset)
         while done < len(into):
             step = os.preadv(fd, [into[done:]], offset + done)

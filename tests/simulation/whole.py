@@ -1,0 +1,200 @@
+"""A whole volume, metadata and nodes, on one recording disk: what a power cut of the lab sees.
+
+`Lab` is the volume below one root: `node-1` ... `node-N` and `rain.db`, the vfs on top and no
+kernel.  It runs on a `RecordingDisk` while the workload is recorded, and on plain files when a
+crash state is reopened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import trio
+
+from rainfs.array.array import Array
+from rainfs.array.backends.file import FileBackend
+from rainfs.care.garbage import Collector
+from rainfs.care.reaper import Reaper
+from rainfs.meta.nodes import list_nodes
+from rainfs.meta.sessions import Session
+from rainfs.meta.sqlite import SqliteEngine
+from rainfs.meta.volume import Volume, format_volume, open_volume
+from rainfs.meta.wal_sync import SYSTEM_FILES, SyncFiles
+from rainfs.model import (
+    KIB,
+    MIB,
+    Compression,
+    Layout,
+    LayoutId,
+    Node,
+    NodeNumber,
+    VolumeId,
+    reed_solomon,
+)
+from rainfs.store.disk import SYSTEM_DISK, Disk
+from rainfs.store.store import Store
+from rainfs.vfs.options import Caller, VfsOptions
+from rainfs.vfs.vfs import VFS
+from tests.simulation.disk import RecordingDisk
+
+NODES = 4
+LAYOUT = Layout(
+    id=LayoutId(1),
+    code=reed_solomon(2, 1),
+    compression=Compression.NONE,
+    block_bytes=8 * KIB,
+    shard_bytes=16 * KIB,
+    small_bytes=4 * KIB,
+)
+JOURNAL_BYTES = 128 * KIB
+NODE_BYTES = 8 * MIB
+WAKE_PAGES = 40
+"""Checkpoints of the metadata come often, so that crashes meet them."""
+
+ROOT = Caller(0, 0, 0)
+
+
+class RecordedFiles:
+    """`SyncFiles` on a recording disk."""
+
+    def __init__(self, disk: RecordingDisk) -> None:
+        self._disk = disk
+
+    def open(self, path: Path) -> int:
+        return self._disk.open(path)
+
+    def fdatasync(self, descriptor: int) -> None:
+        self._disk.fdatasync(descriptor)
+
+    def same(self, descriptor: int, path: Path) -> bool:
+        return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+    def sync_directory(self, path: Path) -> None:
+        self._disk.sync_directory(path)
+
+    def close(self, descriptor: int) -> None:
+        self._disk.close(descriptor)
+
+
+class Lab:
+    """One volume, mounted without a kernel."""
+
+    def __init__(
+        self,
+        engine: SqliteEngine,
+        volume: Volume,
+        session: Session,
+        array: Array,
+        vfs: VFS,
+        reaper: Reaper,
+        backends: dict[str, FileBackend],
+    ) -> None:
+        self.engine = engine
+        self.volume = volume
+        self.session = session
+        self.array = array
+        self.vfs = vfs
+        self.reaper = reaper
+        self.backends = backends
+
+    async def collect_garbage(self) -> int:
+        """Run what `rainfs gc` runs; returns how many shards it deleted."""
+        nodes = {
+            node.number: backend
+            for node in await list_nodes(self.engine)
+            if (backend := self.array.backend(node.number)) is not None
+        }
+        collected = await Collector(self.engine, nodes, ended_epoch=0).run()
+        assert not collected.unreachable
+        return collected.shards_deleted
+
+
+def _engine(root: Path, disk: RecordingDisk | None, *, create: bool) -> SqliteEngine:
+    files: SyncFiles = SYSTEM_FILES if disk is None else RecordedFiles(disk)
+    return SqliteEngine(
+        root / "rain.db",
+        create=create,
+        vfs=None if disk is None else disk.vfs,
+        files=files,
+        wake_pages=WAKE_PAGES,
+    )
+
+
+async def make_volume(root: Path, disk: RecordingDisk) -> None:
+    """Format a volume of `NODES` small nodes below `root`."""
+    nodes = []
+    volume = VolumeId(b"crash-simulation")
+    for index in range(1, NODES + 1):
+        store = Store.open(
+            root / f"node-{index}",
+            capacity_bytes=NODE_BYTES,
+            disk=disk,
+            journal_bytes=JOURNAL_BYTES,
+        )
+        nodes.append(
+            Node(
+                NodeNumber(index),
+                store.uuid,
+                f"node-{index}",
+                f"file:///node-{index}",
+                {"host": f"node-{index}"},
+            )
+        )
+        store.close()
+    engine = _engine(root, disk, create=True)
+    made = await format_volume(engine, name="lab", layout=LAYOUT, nodes=nodes)
+    await engine.durable()
+    await engine.aclose()
+    volume = made.id
+    for index in range(1, NODES + 1):
+        store = Store.open(root / f"node-{index}", capacity_bytes=None, disk=disk)
+        store.claim(volume)
+        store.close()
+
+
+@asynccontextmanager
+async def open_lab(
+    root: Path, disk: RecordingDisk | None, random: Random, *, flush: bool = True
+) -> AsyncIterator[Lab]:
+    """Mount the volume below `root`.  Without `flush` it is left as a crash would leave it."""
+    engine = _engine(root, disk, create=False)
+    backends: dict[str, FileBackend] = {}
+    below: Disk = SYSTEM_DISK if disk is None else disk
+
+    def open_backend(
+        url: str, volume: VolumeId | None, *, deadline_s: float, nursery: trio.Nursery
+    ) -> FileBackend:
+        directory = root / url.removeprefix("file:///")
+        backends[url] = FileBackend(
+            url, directory, None, volume, deadline_s=deadline_s, random=random, disk=below
+        )
+        return backends[url]
+
+    try:
+        volume = await open_volume(engine)
+        session = await Session.begin(engine, read_only=False, mountpoint="/lab")
+        async with trio.open_nursery() as nursery:
+            array = Array(volume.id, nursery, random=random, open_backend=open_backend)
+            await array.set_nodes(await list_nodes(engine))
+            await array.start()
+            # Ages never come due: the workload decides what is flushed when.
+            options = VfsOptions(flush_age_s=1e6)
+            vfs = VFS(engine, volume, session, array, options=options, nursery=nursery)
+            await vfs.start()
+            reaper = Reaper(engine, session, array)
+            try:
+                yield Lab(engine, volume, session, array, vfs, reaper, backends)
+                if flush:
+                    await vfs.close()
+                    await session.end()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await array.aclose()
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await engine.aclose()
