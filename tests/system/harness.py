@@ -22,7 +22,7 @@ from typing import Any
 
 import trio
 
-from rainfs.cli.compose import opened_backend
+from rainfs.cli.access import opened_backend
 from rainfs.cli.volume_url import mount_on
 from rainfs.meta.nodes import list_nodes
 from rainfs.meta.open import open_engine
