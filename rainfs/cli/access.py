@@ -65,10 +65,14 @@ async def opened_backend(url: str, volume: VolumeId | None) -> AsyncIterator[Bac
 
 
 async def ask_node(url: str, volume: VolumeId | None) -> NodeHealth:
-    """Return a node's own report.  Raises: StorageError, InputError for a bad URL."""
-    with trio.move_on_after(PROBE_DEADLINE_S):
-        async with opened_backend(url, volume) as backend:
-            return await backend.health()
+    """Return a node's own report.  Raises: StorageError naming it, InputError for a bad URL."""
+    try:
+        with trio.move_on_after(PROBE_DEADLINE_S):
+            async with opened_backend(url, volume) as backend:
+                return await backend.health()
+    except StorageError as error:
+        reason = str(error).removeprefix(url.partition("://")[2]).removeprefix(url).strip(": ")
+        raise type(error)(f"{url}: {reason}") from error
     raise NodeUnavailable(f"{url}: no answer within {PROBE_DEADLINE_S:g} s")
 
 

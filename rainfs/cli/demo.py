@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from rainfs.cli.background_mount import mount_in_background
 from rainfs.cli.local_array import DATABASE_NAME, LocalArray, Shape, load_local_array, local_array
-from rainfs.cli.mount import mount_in_background
 from rainfs.cli.serve import PID_FILE_NAME
 from rainfs.cli.sizes import SIZE, format_size
 from rainfs.cli.umount import unmount_and_wait
