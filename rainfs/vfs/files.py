@@ -118,7 +118,7 @@ class Files:
         flusher = self._flusher
         if not flusher.admits(length):
             await flusher.admit(length)
-        if not self._room.has(length, flusher.held, flusher.committed_bytes):
+        if not self._room.has(length, flusher.held):
             raise NoSpace("the array has no room for these bytes")
         dirty = inode.dirty
         before = dirty.cost
