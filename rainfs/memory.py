@@ -10,6 +10,7 @@ boundary; a pool keeps at most `max_buffers` idle ones and never blocks.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 from collections import deque
 
@@ -101,3 +102,23 @@ class BufferPool:
     def idle(self) -> int:
         """Number of buffers waiting for reuse."""
         return len(self._idle)
+
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_MMAP_THRESHOLD_BYTES = 32 * MIB
+"""The largest that glibc takes."""
+
+_TRIM_THRESHOLD_BYTES = 128 * MIB
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse freed memory instead of returning it to the system at once.
+
+    Large objects of the interpreter are otherwise mapped and unmapped each time, at one page fault
+    for each 4 KiB.  For the start of a process that moves payload; does nothing without glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)

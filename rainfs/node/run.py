@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 
 from rainfs.errors import InputError
+from rainfs.memory import keep_freed_memory
 from rainfs.model import NodeUuid
 from rainfs.node.daemon import MAX_PORT, open_listener, serve_on
 from rainfs.store.store import Store
@@ -45,6 +46,7 @@ async def run_node(
     when the last synchronisation failed.
     """
     host, port = parse_listen(listen)
+    keep_freed_memory()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         store = await trio.to_thread.run_sync(
             lambda: Store.open(directory, capacity_bytes=capacity_bytes, name=name, labels=labels)
