@@ -149,6 +149,8 @@ class Catalog:
 
         A shard whose row is corrupt is listed with length 0, so that it can be deleted.
         """
+        if limit < 1:
+            return []
         # Changes are copied first: what a checkpoint moves meanwhile is then seen at least once.
         with self._lock:
             changes = dict(self._changes)
