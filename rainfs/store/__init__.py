@@ -1,1 +1,1 @@
-"""A node's storage file: format, allocation, index, checksums."""
+"""A node's storage file: format (FORMAT.md), allocation, index, checksums."""
