@@ -3,8 +3,9 @@
 Owns the threads that wait for the disk, and group commit: whatever puts are ready when the last
 commit is over share the next one, and with it its synchronisations.  Refuses to know connections
 and volumes.  Invariants: the store is called from worker threads only, except for `nowait` reads,
-which do not block; every put is answered exactly once, on the trio thread; payload is referred to
-until the answer and not after it, also when whoever asked has long gone.
+which do not block; every put and every get that needs a thread is answered exactly once, on the
+trio thread; its memory is referred to until the answer and not after it, also when whoever asked
+has long gone.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ INLINE_READ_BYTES = 64 * KIB
 
 MAX_COMMIT_PUTS = 256
 MAX_WRITER_THREADS = 4
-MAX_OTHER_THREADS = 8
-"""Reads, deletes, listings and the like that wait for the disk at one time."""
+MAX_READER_THREADS = 4
+MAX_OTHER_THREADS = 4
+"""Deletes, listings and the like that wait for the disk at one time."""
 
 Done = Callable[[RainError | None], None]
+Got = Callable[["memoryview | RainError"], None]
 
 
 class _Put:
@@ -71,6 +74,7 @@ class AsyncStore:
         self._others = trio.CapacityLimiter(MAX_OTHER_THREADS)
         self._ready: queue.SimpleQueue[_Put | None] = queue.SimpleQueue()
         self._writers = ThreadPoolExecutor(MAX_WRITER_THREADS, thread_name_prefix="rainfs-write")
+        self._readers = ThreadPoolExecutor(MAX_READER_THREADS, thread_name_prefix="rainfs-read")
         self._committer = threading.Thread(
             target=self._commit_forever, name="rainfs-commit", daemon=True
         )
@@ -171,9 +175,12 @@ class AsyncStore:
 
     def _answer(self, batch: Sequence[_Put]) -> None:
         for put in batch:
-            self._unanswered -= 1
             put.payload = ()
             put.done(put.error)
+        self._answered(len(batch))
+
+    def _answered(self, count: int) -> None:
+        self._unanswered -= count
         if self._closed and not self._unanswered:
             self._all_answered.set()
 
@@ -188,21 +195,60 @@ class AsyncStore:
             return None
         return self._store.read(key, offset, length, nowait=True)
 
-    async def get(
-        self, key: ShardKey, offset: int, length: int, *, into: memoryview | None = None
-    ) -> memoryview:
-        """Return verified bytes, in `into` when that is given.
+    def begin_get(
+        self, key: ShardKey, offset: int, length: int, into: memoryview | None, got: Got
+    ) -> None:
+        """Read in a thread; `got` is called on the trio thread with the outcome, always.
 
-        A cancelled call with `into` returns only when the thread has let go of that memory.
-        Raises: ShardMissing, ShardCorrupt, NodeFailing, InputError.
+        `into`, when given, receives the bytes and must not be touched until then.
         """
+        self._unanswered += 1
+        if self._closed:
+            self._answer_get(got, NodeFailing("the store is closed"))
+        else:
+            self._readers.submit(self._read, key, offset, length, into, got)
 
-        def read() -> memoryview:
+    def _read(
+        self, key: ShardKey, offset: int, length: int, into: memoryview | None, got: Got
+    ) -> None:
+        outcome: memoryview | RainError
+        try:
             found = self._store.read(key, offset, length, into=into)
             assert found is not None
-            return found
+            outcome = found
+        except RainError as error:
+            outcome = error
+        except Exception:
+            log.exception("read of %s", key)
+            outcome = NodeFailing("internal error while reading")
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._answer_get, got, outcome)
 
-        return await self._run(read, abandon=into is None)
+    def _answer_get(self, got: Got, outcome: memoryview | RainError) -> None:
+        got(outcome)
+        self._answered(1)
+
+    async def get(self, key: ShardKey, offset: int, length: int) -> memoryview:
+        """Return verified bytes.
+
+        Raises: ShardMissing, ShardCorrupt, NodeFailing, InputError.
+        """
+        found = self.get_nowait(key, offset, length)
+        if found is not None:
+            return found
+        over = trio.Event()
+        outcomes: list[memoryview | RainError] = []
+
+        def got(outcome: memoryview | RainError) -> None:
+            outcomes.append(outcome)
+            over.set()
+
+        self.begin_get(key, offset, length, None, got)
+        await over.wait()
+        [outcome] = outcomes
+        if isinstance(outcome, RainError):
+            raise outcome
+        return outcome
 
     async def delete(self, keys: Sequence[ShardKey]) -> None:
         """Delete shards."""
@@ -230,11 +276,11 @@ class AsyncStore:
         """Bind the store to a volume."""
         await self._run(lambda: self._store.claim(volume))
 
-    async def _run(self, call: Callable[[], T], *, abandon: bool = True) -> T:
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=abandon, limiter=self._others)
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._others)
 
     async def aclose(self) -> None:
-        """Let every put that has begun be answered, then stop the threads.  Idempotent."""
+        """Let everything that has begun be answered, then stop the threads.  Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -245,5 +291,6 @@ class AsyncStore:
 
     def _stop(self) -> None:
         self._writers.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
         self._ready.put(None)
         self._committer.join()

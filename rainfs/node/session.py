@@ -248,35 +248,30 @@ class Session:
             foreign = ForeignVolume("the store belongs to another volume, or to none yet")
             self._answer(request, _failed(foreign), hold)
         elif isinstance(message, wire.Get):
-            self._get(request, message, hold, nursery)
+            self._get(request, message, hold)
         elif isinstance(message, wire.Put):
             self._put(request, message, event.payload, hold)
         else:
             nursery.start_soon(self._perform, request, message, hold)
 
-    def _get(self, request: int, message: wire.Get, hold: Hold, nursery: trio.Nursery) -> None:
-        found: memoryview | None = None
-        try:
-            found = self._store.get_nowait(message.key, message.offset, message.length)
-        except Exception as error:
-            self._answer(request, _failed(error), hold)
-            return
-        if found is None:
-            nursery.start_soon(self._get_later, request, message, hold)
-        else:
-            self._answer(request, wire.Data(), hold, [found], message.length)
+    def _get(self, request: int, message: wire.Get, hold: Hold) -> None:
+        def got(outcome: memoryview | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self._answer(request, _failed(outcome), hold)
+            else:
+                self._answer(request, wire.Data(), hold, [outcome], message.length)
 
-    async def _get_later(self, request: int, message: wire.Get, hold: Hold) -> None:
-        into = hold.lease.view if hold.lease is not None else None
+        key, offset, length = message.key, message.offset, message.length
         try:
-            found = await self._store.get(message.key, message.offset, message.length, into=into)
+            found = self._store.get_nowait(key, offset, length)
         except Exception as error:
-            self._answer(request, _failed(error), hold)
-        except BaseException:
-            hold.release()
-            raise
+            got(error)
+            return
+        if found is not None:
+            got(found)
         else:
-            self._answer(request, wire.Data(), hold, [found], message.length)
+            into = hold.lease.view if hold.lease is not None else None
+            self._store.begin_get(key, offset, length, into, got)
 
     def _put(self, request: int, message: wire.Put, payload: memoryview | None, hold: Hold) -> None:
         if payload is None:

@@ -95,8 +95,7 @@ class FileBackend:
         """Return verified bytes.  See `Backend.get`."""
         check_range(offset, length)
         async with self._call() as store:
-            found = store.get_nowait(key, offset, length)
-            return found if found is not None else await store.get(key, offset, length)
+            return await store.get(key, offset, length)
 
     async def delete(self, keys: Sequence[ShardKey]) -> None:
         """Delete shards.  See `Backend.delete`."""
