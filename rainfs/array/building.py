@@ -10,14 +10,16 @@ zero; the buffers belong to the built stripe until `release`.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from rainfs.array.about import encode_abouts
 from rainfs.array.compress import Compressor, compressible
 from rainfs.array.packing import Item, Packing, pack, pages_up
 from rainfs.array.values import MAX_PIECES_PER_STRIPE, Piece
-from rainfs.checksum import crc32c
+from rainfs.checksum import crc32c, crc32c_pages
 from rainfs.erasure.codec import codec_for
 from rainfs.errors import InputError
 from rainfs.memory import BufferPool, page_buffer
@@ -35,6 +37,8 @@ from rainfs.model import (
     reed_solomon,
 )
 
+_RAW = Compression.NONE
+_LZ4 = Compression.LZ4
 _ZEROS = memoryview(bytes(MIB))
 
 
@@ -129,34 +133,67 @@ def _copy(
     buffers: Sequence[memoryview],
 ) -> list[Block]:
     """Copy every block to its place, zero what lies between, and return the block table."""
-    blocks: list[Block] = []
     ends = [0] * packing.k
-    for piece, data, position in zip(pieces, stored, packing.positions, strict=True):
-        shard, offset = position
+    for piece, data, (shard, offset) in zip(pieces, stored, packing.positions, strict=True):
         buffer = buffers[shard]
         if ends[shard] < offset:
             _zero(buffer, ends[shard], offset)
         at = offset
-        crc = 0
-        for segment in piece.segments:
-            crc = crc32c(segment, crc)
-            if data is None:
-                end = at + len(segment)
-                buffer[at:end] = segment
-                at = end
-        if data is not None:
-            at = offset + len(data)
-            buffer[offset:at] = data
+        for source in piece.segments if data is None else (data,):
+            end = at + len(source)
+            buffer[at:end] = source
+            at = end
         ends[shard] = at
-        kind = Compression.NONE if data is None else Compression.LZ4
-        blocks.append(
-            Block(
-                piece.inode, piece.file_offset, piece.length, shard, offset, at - offset, kind, crc
-            )
-        )
     for shard, end in enumerate(ends):
         _zero(buffers[shard], end, packing.shard_bytes)
-    return blocks
+    checksums = _checksums(pieces, stored, packing, buffers)
+    return [
+        Block(piece.inode, piece.file_offset, piece.length, shard, offset, piece.length, _RAW, crc)
+        if data is None
+        else Block(
+            piece.inode, piece.file_offset, piece.length, shard, offset, len(data), _LZ4, crc
+        )
+        for piece, data, (shard, offset), crc in zip(
+            pieces, stored, packing.positions, checksums, strict=True
+        )
+    ]
+
+
+def _checksums(
+    pieces: Sequence[Piece],
+    stored: Sequence[bytes | None],
+    packing: Packing,
+    buffers: Sequence[memoryview],
+) -> list[int]:
+    """Return the checksum of every piece.
+
+    Each call of the kernel gives the interpreter lock away, which costs more than the checksum
+    when the event loop is busy: neighbours of one length, copied without compression, take one.
+    """
+    positions = packing.positions
+    checksums: list[int] = []
+    first = 0
+    while first < len(pieces):
+        length = pieces[first].length
+        if stored[first] is not None:
+            checksums.append(reduce(lambda crc, part: crc32c(part, crc), pieces[first].segments, 0))
+            first += 1
+            continue
+        shard, start = positions[first]
+        stop = start + length
+        last = first + 1
+        while (
+            last < len(pieces)
+            and positions[last] == (shard, stop)
+            and pieces[last].length == length
+            and stored[last] is None
+        ):
+            stop += length
+            last += 1
+        packed = crc32c_pages(buffers[shard][start:stop], length)
+        checksums += struct.unpack(f"<{last - first}I", packed)
+        first = last
+    return checksums
 
 
 def _zero(buffer: memoryview, start: int, stop: int) -> None:
