@@ -123,8 +123,8 @@ def test_sqlite_survives_concurrent_writers(shared: Cluster, journal: str) -> No
 
 def test_dpkg_unpacks_a_package(shared: Cluster, source: Path, tmp_path: Path) -> None:
     package = tmp_path / "package"
+    (package / "DEBIAN").mkdir(parents=True)
     run("rsync", "-a", "--exclude=/large", "--exclude=fifo", f"{source}/", package / "usr")
-    (package / "DEBIAN").mkdir()
     (package / "DEBIAN" / "control").write_text(
         "Package: sample\nVersion: 1\nArchitecture: all\nMaintainer: t\nDescription: sample\n"
     )

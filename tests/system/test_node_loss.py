@@ -38,7 +38,7 @@ def make_tree(root: Path, *, files: int, large_mib: int) -> None:
     for number in range(files):
         directory = root / f"d{number % 20}"
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"f{number}").write_bytes(generator.randbytes(generator.randrange(20_000)))
+        (directory / f"f{number}").write_bytes(generator.randbytes(generator.randrange(100_000)))
     with (root / "large").open("wb") as file:
         for _ in range(large_mib):
             file.write(generator.randbytes(MIB))
@@ -51,10 +51,10 @@ def assert_equal(one: Path, other: Path) -> None:
 def test_every_pair_of_nodes_may_die(cluster: Cluster, tmp_path: Path, long_form: bool) -> None:
     source = tmp_path / "source"
     make_tree(source, files=2_000 if long_form else 300, large_mib=1024 if long_form else 24)
-    cluster.mount("cache_mib=1")
+    cluster.mount("cache_mib=8")
     copy = cluster.mountpoint / "copy"
     run("cp", "-a", source, copy)
-    cluster.remount("cache_mib=1")
+    cluster.remount("cache_mib=8")
     written: dict[Path, bytes] = {}
     for pair in itertools.combinations(cluster.nodes, 2):
         for node in pair:
@@ -77,11 +77,11 @@ def test_every_pair_of_nodes_may_die(cluster: Cluster, tmp_path: Path, long_form
 
 
 def test_reads_fail_in_time_when_too_few_nodes_live_and_recover(cluster: Cluster) -> None:
-    cluster.mount("cache_mib=1", f"timeout={DEADLINE_S}")
+    cluster.mount("cache_mib=8", f"timeout={DEADLINE_S}")
     path = cluster.mountpoint / "file"
     content = os.urandom(8 * MIB)
     path.write_bytes(content)
-    cluster.remount("cache_mib=1", f"timeout={DEADLINE_S}")
+    cluster.remount("cache_mib=8", f"timeout={DEADLINE_S}")
     for node in cluster.nodes[:3]:
         node.kill()
     drop_caches()
@@ -143,11 +143,11 @@ def test_names_and_attributes_answer_while_no_node_does(mounted: Cluster) -> Non
 
 
 def test_reads_go_round_two_frozen_nodes(cluster: Cluster) -> None:
-    cluster.mount("cache_mib=1")
+    cluster.mount("cache_mib=8")
     path = cluster.mountpoint / "file"
     content = os.urandom(16 * MIB)
     path.write_bytes(content)
-    cluster.remount("cache_mib=1")
+    cluster.remount("cache_mib=8")
     for node in cluster.nodes[1:3]:
         node.freeze()
     drop_caches()
