@@ -1,13 +1,15 @@
 """Take every peer in turn through the same cases in one run.
 
     python -m bench.peers [--peer NAME]... [--dir DIR] [--rounds N] [--size MIB] [--files N]
-                          [--only CASE,...] [--remount] [--out PREFIX]
+                          [--only CASE,...] [--remount] [--nice N] [--out PREFIX]
 
 Writes PREFIX.json, PREFIX.md (the table, with ratios of rainfs to each) and PREFIX.svg; shows the
-table. Needs root. Everything that it started is gone when it ends, also when it fails.
+table. Needs root. On a machine that others use, --nice -11 keeps them from drowning the figures.
+Everything that it started is gone when it ends, also when it fails.
 """
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -24,7 +26,7 @@ from bench.peers.juicefs import JuiceFS
 from bench.peers.moosefs import MooseFS
 from bench.peers.peer import Peer, PeerFailed
 from bench.peers.plain import Disk, Null
-from bench.peers.processes import cpu_s, end_pids, pids_naming
+from bench.peers.processes import cpu_s, end_pids, favour, pids_naming
 from bench.peers.rain import RainFS
 from bench.report import markdown, print_table, svg
 from bench.results import Results
@@ -44,7 +46,9 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def _start(peer: Peer, key: str, base: Path, stack: ExitStack, remount: bool) -> Subject:
+def _start(
+    peer: Peer, key: str, base: Path, stack: ExitStack, *, remount: bool, niceness: int
+) -> Subject:
     """Start one peer in a directory of its own; on failure undo its part at once."""
     own = base / key
     own.mkdir()
@@ -53,10 +57,17 @@ def _start(peer: Peer, key: str, base: Path, stack: ExitStack, remount: bool) ->
         attempt.callback(end_pids, lambda: list(pids_naming(own)))
         running = peer.start(own, attempt)
         stack.enter_context(attempt.pop_all())
+
+    def chill() -> None:
+        if remount:
+            running.remount()
+            favour(running.pids(), niceness)
+
+    favour(running.pids(), niceness)
     return Subject(
         peer.name,
         running.directory,
-        chill=running.remount if remount else lambda: None,
+        chill=chill,
         cpu_s=lambda: cpu_s(running.pids()),
         keeps_bytes=peer.keeps_bytes,
     )
@@ -82,6 +93,7 @@ def _exit_on_signal(number: int, frame: FrameType | None) -> None:
 @click.option("--files", default=1000, show_default=True, help="How many small files.")
 @click.option("--only", default="", help="Cases to run, comma-separated; all by default.")
 @click.option("--remount", is_flag=True, help="Remount before cold cases: no cache survives.")
+@click.option("--nice", "niceness", default=0, help="Niceness of everything measured.")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="Prefix of the files.")
 def main(
     keys: tuple[str, ...],
@@ -91,6 +103,7 @@ def main(
     files: int,
     only: str,
     remount: bool,
+    niceness: int,
     out: Path | None,
 ) -> None:
     """Measure rainfs and its peers on the same work, in turn."""
@@ -98,6 +111,8 @@ def main(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit_on_signal)
     with ExitStack() as stack:
+        stack.callback(favour, [os.getpid()], os.getpriority(os.PRIO_PROCESS, 0))
+        favour([os.getpid()], niceness)
         base = Path(tempfile.mkdtemp(prefix="rainfs-peers-", dir=parent)).resolve()
         stack.callback(shutil.rmtree, base, ignore_errors=True)
         subjects = []
@@ -107,7 +122,7 @@ def main(
                 note(f"{peer.name}: left out: {reason}")
                 continue
             try:
-                subjects.append(_start(peer, key, base, stack, remount))
+                subjects.append(_start(peer, key, base, stack, remount=remount, niceness=niceness))
                 note(f"{peer.name}: mounted")
             except (PeerFailed, OSError) as failure:
                 note(f"{peer.name}: left out: {failure}")

@@ -129,6 +129,17 @@ def _alive(pid: int) -> bool:
     return False
 
 
+def favour(pids: Iterable[int], niceness: int) -> None:
+    """Set these processes' niceness, and that of their scheduling groups where the kernel has them.
+
+    With autogroups, niceness counts only among the processes of one session.
+    """
+    for pid in pids:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, pid, niceness)
+            Path(f"/proc/{pid}/autogroup").write_text(f"{niceness}\n")
+
+
 def cpu_s(pids: Iterable[int]) -> float:
     """Add up user and system time of these processes."""
     ticks = 0
