@@ -33,10 +33,6 @@ class SyncFiles(Protocol):
         """Make the file's bytes and length durable."""
         ...
 
-    def same(self, descriptor: int, path: Path) -> bool:
-        """Whether `path` still names the open file."""
-        ...
-
     def sync_directory(self, path: Path) -> None:
         """Make the directory's entries durable."""
         ...
@@ -56,14 +52,6 @@ class SystemFiles:
     def fdatasync(self, descriptor: int) -> None:
         """Make the file's bytes and length durable."""
         os.fdatasync(descriptor)
-
-    def same(self, descriptor: int, path: Path) -> bool:
-        """Whether `path` still names the open file."""
-        try:
-            named = os.stat(path)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(os.fstat(descriptor), named)
 
     def sync_directory(self, path: Path) -> None:
         """Make the directory's entries durable."""
@@ -131,7 +119,7 @@ class WalSync:
             self.fail("the metadata engine is closed")
             return
         try:
-            if not self._files.same(descriptor, self._wal):
+            if not _names(self._wal, descriptor):
                 self.fail(f"{self._wal} was removed or replaced while in use")
                 return
             self._files.fdatasync(descriptor)
@@ -143,3 +131,12 @@ class WalSync:
         if self._descriptor is not None:
             self._files.close(self._descriptor)
             self._descriptor = None
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), named)
