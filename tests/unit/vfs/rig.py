@@ -40,7 +40,7 @@ class Clock:
     """Wall time that moves a little at every look."""
 
     def __init__(self) -> None:
-        self.now = 1_700_000_000_000_000_000
+        self.now = 2_000_000_000_000_000_000
 
     def __call__(self) -> int:
         self.now += 1_000
