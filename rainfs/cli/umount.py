@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +20,12 @@ from rainfs.cli.access import opened_engine
 from rainfs.cli.volume_url import Mount, lies_below, rainfs_mount_on
 from rainfs.errors import MountPointError, RainError
 from rainfs.meta.sessions import SessionRow, list_sessions
+from rainfs.mount.mountpoint import unmount
 
 FUSECTL = Path("/sys/fs/fuse/connections")
+PATIENCE_S = 3.0
+"""How long an unmount may take before the user is told what it waits for."""
+
 FORCED_EXIT_S = 10.0
 """How long an aborted mount may take to end before it is killed."""
 
@@ -42,8 +45,13 @@ def umount_command(mountpoint: str, force: bool) -> None:
 def unmount_and_wait(mountpoint: str, *, force: bool = False) -> None:
     """Unmount and wait.  Raises: MountPointError when busy or not ours, FlushFailed."""
     mount = rainfs_mount_on(mountpoint)
-    session = trio.run(_session_of, mount)
-    pidfd = _pidfd(session.pid) if session is not None else None
+    session: SessionRow | None = None
+    try:
+        session = trio.run(_session_of, mount)
+    except RainError:
+        if not force:
+            raise
+    pidfd = _pidfd(session.pid if session is not None else _process_of(mount))
     try:
         if force:
             _abort(mount)
@@ -73,7 +81,21 @@ async def _ended_well(url: str, epoch: int) -> bool:
         return all(row.epoch != epoch for row in await list_sessions(engine))
 
 
-def _pidfd(pid: int) -> int | None:
+def _process_of(mount: Mount) -> int | None:
+    """Return the process of a mount without a session (a read-only one), by its arguments."""
+    wanted = os.fsencode(mount.mountpoint)
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):
+                arguments = (process / "cmdline").read_bytes().split(b"\0")
+                if b"mount" in arguments and b"--ready-fd" in arguments and wanted in arguments:
+                    return int(process.name)
+    return None
+
+
+def _pidfd(pid: int | None) -> int | None:
+    if pid is None:
+        return None
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -82,19 +104,14 @@ def _pidfd(pid: int) -> int | None:
 
 def _detach(mount: Mount, *, lazily: bool) -> None:
     """Take the mount point away.  Raises: MountPointError, naming who keeps it busy."""
-    command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
-    if lazily:
-        command.append("-l" if os.geteuid() == 0 else "-z")
-    done = subprocess.run(
-        [*command, "--", mount.mountpoint], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return
-    if "busy" in done.stderr:
+    try:
+        unmount(Path(mount.mountpoint), lazy=lazily)
+    except MountPointError as error:
+        if "busy" not in str(error):
+            raise
         users = users_of(mount.mountpoint)
         whose = f": in use by {', '.join(users)}" if users else ""
-        raise MountPointError(f"{mount.mountpoint} is busy{whose}")
-    raise MountPointError(f"{mount.mountpoint}: {done.stderr.strip() or 'cannot unmount'}")
+        raise MountPointError(f"{mount.mountpoint} is busy{whose}") from error
 
 
 def _abort(mount: Mount) -> None:
@@ -113,7 +130,9 @@ def _wait(pidfd: int, *, force: bool) -> None:
     ended = select.poll()
     ended.register(pidfd, select.POLLIN)
     if not force:
-        ended.poll()
+        if not ended.poll(PATIENCE_S * 1000):
+            click.echo("waiting until everything is durable", err=True)
+            ended.poll()
         return
     if not ended.poll(FORCED_EXIT_S * 1000):
         with suppress(ProcessLookupError):
