@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -117,12 +118,14 @@ def _detach(mount: Mount, *, lazily: bool) -> None:
 def _abort(mount: Mount) -> None:
     """Fail every request that waits, through the connection's control file."""
     control = FUSECTL / str(mount.minor) / "abort"
+    if not control.exists():
+        subprocess.run(
+            ["mount", "-t", "fusectl", "none", FUSECTL], capture_output=True, check=False
+        )
     try:
         control.write_text("1")
-    except FileNotFoundError as error:
-        raise MountPointError(
-            f"{control}: missing; mount the control files first: mount -t fusectl none {FUSECTL}"
-        ) from error
+    except OSError as error:
+        raise MountPointError(f"{mount.mountpoint}: cannot abort: {error.strerror}") from error
 
 
 def _wait(pidfd: int, *, force: bool) -> None:
