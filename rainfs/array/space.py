@@ -50,19 +50,32 @@ def living_code(code: Code, living: int) -> tuple[int, int]:
     return k, k + code.m
 
 
+def file_bytes(rooms: Sequence[int], code: Code) -> int:
+    """Return the file bytes that fit, by the width of stripes that makes the most of the rooms.
+
+    Nodes much smaller than the others are better left out of stripes, which the writer does as
+    soon as they are full; but a stripe is never narrower than full redundancy asks for, unless
+    there are no more nodes.
+    """
+    widest = living_code(code, len(rooms))[1]
+    narrowest = min(code.m + 1, widest)
+    return max(
+        living_code(code, width)[0] * distinct_rows(rooms, width)
+        for width in range(narrowest, widest + 1)
+    )
+
+
 def space_of(rooms: Sequence[Room], code: Code) -> Space:
     """Return the space of living nodes, as files coded with `code` (or narrower) will see it."""
     k, n = living_code(code, len(rooms))
     raw = sum(room.capacity_bytes for room in rooms)
     used_raw = sum(room.used_bytes for room in rooms)
-    # Nodes without room are left out of new stripes, which then are narrower where m allows.
-    with_room = [room.free_bytes for room in rooms if room.free_bytes > 0]
-    if len(with_room) > code.m:
-        free_k, free_n = living_code(code, len(with_room))
-    else:
-        free_k, free_n = k, n
-    usable = k * distinct_rows([room.capacity_bytes for room in rooms], n)
-    free = min(usable, free_k * distinct_rows(with_room, free_n))
+    usable = file_bytes([room.capacity_bytes for room in rooms], code)
+    free = 0
+    # Where too few nodes have room, new stripes would lose redundancy: that is a full array.
+    takers = [room.free_bytes for room in rooms if room.free_bytes > 0]
+    if len(takers) > code.m or len(takers) == len(rooms):
+        free = min(usable, file_bytes(takers, code))
     return Space(
         raw_bytes=raw,
         used_raw_bytes=used_raw,

@@ -57,6 +57,13 @@ PATIENCE_S = 3.0
 RETRY_S = 0.25
 """Longest pause before a write that lacks nodes looks again."""
 
+ODDS_S = 1.0
+MAX_KEPT_ODDS = 64
+"""Odds of placement are kept this long, for this many sets of nodes: weights change slowly."""
+
+PATIENT_PUT_S = 4.0
+"""How long a put may take on a node that answers health calls: a disk may stall for seconds."""
+
 LATE_AGAIN_S = 0.1
 """How often a late put that nobody can replace yet is looked at again."""
 
@@ -105,19 +112,22 @@ class _Job:
 class _LatePut(Watched):
     """Gives up a put that is late, once that helps the stripe."""
 
-    __slots__ = ("_job", "_member", "scope")
+    __slots__ = ("_job", "_member", "_patient_until_s", "scope")
 
-    def __init__(self, due_s: float, job: _Job, member: Member) -> None:
-        super().__init__(due_s)
+    def __init__(self, begun_s: float, late_after_s: float, job: _Job, member: Member) -> None:
+        super().__init__(begun_s + late_after_s)
+        self._patient_until_s = begun_s + max(PATIENT_PUT_S, late_after_s)
         self.scope = trio.CancelScope()
         self._job = job
         self._member = member
 
     def act(self) -> float | None:
-        """Cancel the put, unless its node is as slow as all others: then wait for most of them."""
+        """Cancel the put, unless its node answers and all are as slow: then wait for most."""
         job = self._job
-        if self._member.up and len(job.placed) < max(1, job.wanted - job.m):
-            return trio.current_time() + LATE_AGAIN_S
+        now_s = trio.current_time()
+        most = len(job.placed) >= max(1, job.wanted - job.m)
+        if self._member.up and not (most and now_s >= self._patient_until_s):
+            return now_s + LATE_AGAIN_S
         self.scope.cancel()
         return None
 
@@ -140,7 +150,8 @@ class Writer:
         self._deadline_s = deadline_s
         self._threads = trio.CapacityLimiter(BUILD_THREADS)
         self._pools: dict[int, BufferPool] = {}
-        self._odds: tuple[tuple[int, int, int, tuple[NodeNumber, ...]], Odds] | None = None
+        self._odds: dict[tuple[int, int, tuple[tuple[NodeNumber, str], ...]], Odds] = {}
+        self._odds_until_s = 0.0
 
     async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
         """Put the pieces durably on nodes; see `Array.write`."""
@@ -208,12 +219,16 @@ class Writer:
         job.assigned = dict(zip(shards, chosen, strict=True))
 
     def _odds_of(self, pool: Sequence[Candidate], count: int, m: int) -> Odds:
-        """Return the odds; kept while the same nodes, at their last report, are to choose from."""
-        numbers = tuple(candidate.number for candidate in pool)
-        key = (self._members.version, count, m, numbers)
-        if self._odds is None or self._odds[0] != key:
-            self._odds = (key, odds_for(pool, count, m))
-        return self._odds[1]
+        """Return the odds; for the same nodes to choose from they are kept for ODDS_S."""
+        now_s = trio.current_time()
+        if now_s >= self._odds_until_s or len(self._odds) >= MAX_KEPT_ODDS:
+            self._odds.clear()
+            self._odds_until_s = now_s + ODDS_S
+        key = (count, m, tuple((candidate.number, candidate.domain) for candidate in pool))
+        odds = self._odds.get(key)
+        if odds is None:
+            odds = self._odds[key] = odds_for(pool, count, m)
+        return odds
 
     def _domains(self, numbers: Iterable[NodeNumber]) -> list[str]:
         found = (self._members.get(number) for number in numbers)
@@ -292,7 +307,7 @@ class Writer:
         job.tried.setdefault(number, set()).add(shard)
         job.taint[number] = built.stripe.code
         begun_s = trio.current_time()
-        watched = _LatePut(begun_s + self._members.late_after_s(kind), job, member)
+        watched = _LatePut(begun_s, self._members.late_after_s(kind), job, member)
         self._watch.add(watched)
         try:
             with watched.scope:

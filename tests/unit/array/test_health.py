@@ -119,8 +119,8 @@ async def test_a_node_that_is_late_with_data_is_held_back_longer_each_time(
         for _ in range(40):
             await rig.write(rig.pieces([KIB8] * 8), layout_of())
             await trio.sleep(1)
-        # Each try costs a write about two seconds: there are only a few of them.
-        assert trio.current_time() - started < 60
+        # Each try costs a write a few seconds: there are only a few of them.
+        assert trio.current_time() - started < 80
         assert len(rig.fleet[0].calls("put")) <= 8
         assert rig.array.health()[1].state is NodeState.UP
 

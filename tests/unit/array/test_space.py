@@ -56,6 +56,13 @@ def test_nodes_without_room_leave_nothing_free() -> None:
     assert space_of(rooms, reed_solomon(4, 2)).free_bytes == 0
 
 
+def test_tiny_nodes_do_not_make_the_array_small() -> None:
+    rooms = [*rooms_of([10] * 3), *rooms_of([1000] * 3)]
+    assert space_of(rooms, reed_solomon(4, 2)).usable_bytes == 1010
+    almost_full = [*rooms_of([100] * 5), Room(100, 99, 1)]
+    assert space_of(almost_full, reed_solomon(4, 2)).free_bytes == 300
+
+
 def test_no_nodes_no_space() -> None:
     space = space_of([], mirror(2))
     assert (space.usable_bytes, space.free_bytes, space.used_bytes) == (0, 0, 0)
