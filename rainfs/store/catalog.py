@@ -47,8 +47,14 @@ class _Change:
 class Catalog:
     """The map from shard key to row."""
 
-    def __init__(self, index: Index, count: int, cache_bytes: int = ROW_CACHE_BYTES) -> None:
-        """Lay an empty set of changes over `index`, which holds `count` shards."""
+    def __init__(
+        self,
+        index: Index,
+        count: int,
+        top: ShardKey | None,
+        cache_bytes: int = ROW_CACHE_BYTES,
+    ) -> None:
+        """Lay an empty set of changes over `index`: `count` shards, none above `top`."""
         self._index = index
         self._lock = threading.Lock()
         self._changes: dict[ShardKey, _Change] = {}
@@ -56,6 +62,8 @@ class Catalog:
         self._cache_bytes = 0
         self._max_cache_bytes = cache_bytes
         self._era = 0
+        self._top = top
+        """No key above it is in the index: stripes grow, so most puts need not look."""
         self.count = count
 
     def get(self, key: ShardKey, *, nowait: bool = False) -> Found | None:
@@ -69,6 +77,8 @@ class Catalog:
                 if change.row is None:
                     return None
                 return Found(change.row, change.payload, change.record)
+            if self._top is None or key > self._top:
+                return None
             row = self._cache.get(key)
             if row is not None:
                 self._cache.move_to_end(key)
@@ -138,6 +148,9 @@ class Catalog:
                 puts.append((packed, pack_row(packed, change.row)))
         self._index.apply(uuid, lap, puts, deletes)
         with self._lock:
+            if changes:
+                highest = max(changes)
+                self._top = highest if self._top is None else max(self._top, highest)
             self._changes.clear()
             self._era += 1
             for key, change in changes.items():

@@ -36,6 +36,7 @@ _HEADER = struct.Struct("<8s16sQIIIIII")
 _CRC_OFFSET = _HEADER.size - 4
 _ENTRY = struct.Struct(f"<B{KEY_BYTES}sII")
 """kind, key, row_bytes, payload_bytes; then row and payload."""
+_PADDING = bytes(PAGE_BYTES)
 
 
 class EntryKind(enum.IntEnum):
@@ -140,24 +141,20 @@ class Journal:
         offset: int,
         journal_bytes: int,
         fd: int,
-        direct: int | None,
     ) -> None:
-        """Write to `fd`, or through `direct` if the file has an O_DIRECT handle."""
+        """Write through `fd`, which is buffered: a record without a sync costs no wait."""
         self._disk = disk
         self._uuid = uuid
         self._offset = offset
         self._bytes = journal_bytes
         self._fd = fd
-        self._direct = fd if direct is None else direct
         self._position = 0
         self.lap = 0
         self.written = 0
         """Records appended in this lap."""
         self.durable = 0
         """Of those, how many are known to be on stable storage."""
-        max_record_bytes = journal_bytes // MAX_RECORD_PARTS
-        self._scratch = page_buffer(max_record_bytes)
-        self.max_body_bytes = max_record_bytes - PAGE_BYTES
+        self.max_body_bytes = journal_bytes // MAX_RECORD_PARTS - PAGE_BYTES
         """Longest body of a record, so that header and padding fit as well."""
 
     def begin_lap(self, lap: int) -> None:
@@ -175,11 +172,10 @@ class Journal:
         record = encode_record(
             self._uuid, self.lap, self._position, self.written, self.durable, entries
         )
-        padded = -(-len(record) // PAGE_BYTES) * PAGE_BYTES
-        self._scratch[: len(record)] = record
-        self._scratch[len(record) : padded] = bytes(padded - len(record))
-        self._disk.pwrite(self._direct, [self._scratch[:padded]], self._offset + self._position)
-        self._position += padded
+        padding = -len(record) % PAGE_BYTES
+        at = self._offset + self._position
+        self._disk.pwrite(self._fd, [record, _PADDING[:padding]], at)
+        self._position += len(record) + padding
         self.written += 1
         return self.written - 1
 

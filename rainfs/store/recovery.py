@@ -39,11 +39,13 @@ def recover(
     allocator = Allocator(opened.block.data_offset, opened.block.capacity_bytes)
     spans: list[tuple[int, int, ShardKey]] = []
     count = 0
+    top: ShardKey | None = None
     for packed, stored in opened.index.scan():
         count += 1
         try:
+            top = unpack_key(packed)
             row = unpack_row(packed, stored)
-            spans.append((row.offset, row.length, unpack_key(packed)))
+            spans.append((row.offset, row.length, top))
         except ShardCorrupt as error:
             log.warning("%s: key %s: %s", opened.directory, packed.hex(), error)
     spans.sort()
@@ -54,7 +56,7 @@ def recover(
         opened.index.apply(opened.block.node, opened.lap, [], [pack_key(key) for key in bad])
     dropped = set(bad)
     allocator.load([(at, length) for at, length, key in spans if key not in dropped])
-    return allocator, Catalog(opened.index, count)
+    return allocator, Catalog(opened.index, count, top)
 
 
 def _replayed(records: list[Record], data: DataFile) -> dict[ShardKey, Entry]:
