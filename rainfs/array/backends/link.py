@@ -9,7 +9,7 @@ on which a call has waited for the whole deadline without a single byte from the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -76,18 +76,25 @@ class Link:
 
         Raises: NodeUnavailable, RemoteProtocolError (in a group); all calls have ended by then.
         """
-        reason = f"{self._stream.peer}: closed"
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._outbox.run)
-                nursery.start_soon(self._watch)
-                while True:
-                    self._take(await self._next_event())
-        except* StorageError as group:
-            reason = str(group.exceptions[0])
-            raise
+                nursery.start_soon(self._ending, self._outbox.run)
+                nursery.start_soon(self._ending, self._watch)
+                await self._ending(self._receive)
         finally:
-            self.drop(reason)
+            self.drop(f"{self._stream.peer}: closed")
+
+    async def _ending(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of the connection; its failure ends the calls at once."""
+        try:
+            await part()
+        except StorageError as error:
+            self.drop(str(error))
+            raise
+
+    async def _receive(self) -> None:
+        while True:
+            self._take(await self._next_event())
 
     def drop(self, reason: str) -> None:
         """Give the connection up: every call ends with NodeUnavailable(reason).  Idempotent."""
