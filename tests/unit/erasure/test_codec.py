@@ -16,7 +16,7 @@ from rainfs.erasure.codec import best_arithmetic, codec_for, kernel_name, make_c
 from rainfs.errors import CodecError
 from rainfs.model import Code, CodeKind, mirror, reed_solomon
 
-PROPERTY = settings(max_examples=60, deadline=None, print_blob=True)
+PROPERTY = settings(max_examples=40, deadline=None, print_blob=True)
 
 
 def codewords(k: int, m: int, data: Sequence[bytes], length: int) -> list[bytes]:
