@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import combinations, islice
+from typing import NamedTuple
 
 import trio
 
@@ -64,6 +64,15 @@ class _Flight:
         self.blocks: dict[int, Buffer] = {}
         self.error: ArrayError | None = None
         """Set when whoever waits should fail as well; otherwise they fetch themselves."""
+
+
+class _Job(NamedTuple):
+    """A whole block to be checked and decompressed."""
+
+    run: int
+    index: int
+    block: Block
+    stored: memoryview
 
 
 class Reader:
@@ -234,36 +243,34 @@ class Reader:
         """Check and decompress the whole blocks of the runs into `flight` and the cache."""
         view = source.view
         table = view.stripe.blocks
-        packed = sum(
-            table[owner].length
-            for held in owners
-            for _, owner in held
-            if owner >= 0 and table[owner].compression is not Compression.NONE
-        )
-        for run, held, payload in zip(runs, owners, payloads, strict=True):
-            raw: dict[int, Buffer] = {}
+        jobs: list[_Job] = []
+        packed = 0
+        for i, (run, held, payload) in enumerate(zip(runs, owners, payloads, strict=True)):
             for part, index in held:
-                if index < 0:
-                    continue
-                block = table[index]
-                stored = payload[part.start - run.start : part.stop - run.start]
-                try:
-                    if packed > INLINE_DECODE_BYTES and block.compression is not Compression.NONE:
-                        data = await trio.to_thread.run_sync(
-                            partial(_decoded, block, stored), limiter=self._threads
-                        )
-                    else:
-                        data = _decoded(block, stored)
-                except ShardCorrupt as error:
-                    _log.warning("stripe %x, block %d: %s", view.id, index, error)
-                    data = await self._distrusted(source, index)
-                flight.blocks[index] = data
-                if data is stored:
-                    raw[index] = data
-                else:
-                    self._cache.put(view.id, {index: data}, len(data))
-            if raw:
-                self._cache.put(view.id, raw, len(payload))
+                if index >= 0:
+                    block = table[index]
+                    stored = payload[part.start - run.start : part.stop - run.start]
+                    jobs.append(_Job(i, index, block, stored))
+                    if block.compression is not Compression.NONE:
+                        packed += block.length
+        if packed > INLINE_DECODE_BYTES:
+            decoded = await trio.to_thread.run_sync(_decode_all, jobs, limiter=self._threads)
+        else:
+            decoded = _decode_all(jobs)
+        # Blocks that lie in the memory of their run are held, and let go, together.
+        raw: dict[int, dict[int, Buffer]] = {}
+        for job, data in zip(jobs, decoded, strict=True):
+            if data is job.stored:
+                flight.blocks[job.index] = data
+                raw.setdefault(job.run, {})[job.index] = data
+                continue
+            if data is None:
+                _log.warning("stripe %x: block %d is not what was written", view.id, job.index)
+                data = await self._distrusted(source, job.index)
+            flight.blocks[job.index] = data
+            self._cache.put(view.id, {job.index: data}, len(data))
+        for i, blocks in raw.items():
+            self._cache.put(view.id, blocks, len(payloads[i]))
 
     async def _distrusted(self, source: Source, index: int) -> Buffer:
         """Return a block whose own shard verified at its node but holds something else.
@@ -345,6 +352,17 @@ def _decoded(block: Block, stored: memoryview) -> Buffer:
     if crc32c(data) != block.crc32c:
         raise ShardCorrupt("a block does not match its checksum")
     return data
+
+
+def _decode_all(jobs: Sequence[_Job]) -> list[Buffer | None]:
+    """Return every block's bytes, None for those that are not what was written."""
+    decoded: list[Buffer | None] = []
+    for job in jobs:
+        try:
+            decoded.append(_decoded(job.block, job.stored))
+        except ShardCorrupt:
+            decoded.append(None)
+    return decoded
 
 
 def _coalesced(
