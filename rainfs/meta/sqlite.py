@@ -188,10 +188,10 @@ class SqliteEngine:
         except apsw.Error as error:
             raise translate(error, self._path) from error
         try:
-            self._check_or_create()
+            fresh = self._check_or_create()
             self._connection.set_busy_timeout(0)
             wal = Path(f"{self._path}-wal")
-            self._sync = WalSync(wal, files)
+            self._sync = WalSync(wal, files, fresh=fresh)
         except apsw.Error as error:
             self._connection.close()
             raise translate(error, self._path) from error
@@ -320,11 +320,13 @@ class SqliteEngine:
         connection.pragma("cache_size", -CACHE_KIB)
         return connection
 
-    def _check_or_create(self) -> None:
+    def _check_or_create(self) -> bool:
+        """Returns whether the database was made."""
         connection = self._connection
         application = connection.pragma("application_id")
         version = connection.pragma("user_version")
-        if application != APPLICATION_ID:
+        made: bool = application != APPLICATION_ID
+        if made:
             empty = connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
             if application != 0 or version != 0 or not empty or not self._create:
                 raise MetadataForeign(f"{self._path} is not a rainfs metadata database")
@@ -344,6 +346,7 @@ class SqliteEngine:
         if connection.pragma("journal_mode", "wal") != "wal":
             raise MetadataError(f"{self._path}: this file system does not allow a write-ahead log")
         connection.execute(_GET, (b"",)).fetchall()  # Opens the log, and finds a missing table.
+        return made
 
     def _after_commit(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._checkpointer.log_has(pages)

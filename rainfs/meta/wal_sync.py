@@ -72,7 +72,11 @@ SYSTEM_FILES = SystemFiles()
 class WalSync:
     """Group commit: callers that arrive during a sync share the next one."""
 
-    def __init__(self, wal: Path, files: SyncFiles = SYSTEM_FILES) -> None:
+    def __init__(self, wal: Path, files: SyncFiles = SYSTEM_FILES, *, fresh: bool = False) -> None:
+        """Open the log; of a `fresh` database everything so far is made durable at once.
+
+        Raises: MetadataError.
+        """
         self._wal = wal
         self._files = files
         self._lock = trio.Lock()
@@ -81,6 +85,8 @@ class WalSync:
         self._failure: str | None = None
         try:
             self._descriptor: int | None = files.open(wal)
+            if fresh:
+                files.fdatasync(self._descriptor)
             files.sync_directory(wal.parent)
         except OSError as error:
             raise MetadataError(f"cannot open {wal}: {error.strerror}") from error
