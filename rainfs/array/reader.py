@@ -70,7 +70,7 @@ class _Job(NamedTuple):
     """A whole block to be checked and decompressed."""
 
     run: int
-    index: int
+    number: int
     block: Block
     stored: memoryview
 
@@ -261,14 +261,14 @@ class Reader:
         raw: dict[int, dict[int, Buffer]] = {}
         for job, data in zip(jobs, decoded, strict=True):
             if data is job.stored:
-                flight.blocks[job.index] = data
-                raw.setdefault(job.run, {})[job.index] = data
+                flight.blocks[job.number] = data
+                raw.setdefault(job.run, {})[job.number] = data
                 continue
             if data is None:
-                _log.warning("stripe %x: block %d is not what was written", view.id, job.index)
-                data = await self._distrusted(source, job.index)
-            flight.blocks[job.index] = data
-            self._cache.put(view.id, {job.index: data}, len(data))
+                _log.warning("stripe %x: block %d is not what was written", view.id, job.number)
+                data = await self._distrusted(source, job.number)
+            flight.blocks[job.number] = data
+            self._cache.put(view.id, {job.number: data}, len(data))
         for i, blocks in raw.items():
             self._cache.put(view.id, blocks, len(payloads[i]))
 
