@@ -41,6 +41,7 @@ class Found:
 class _Change:
     row: Row | None
     payload: bytes | None
+    packed: bytes
     record: int
 
 
@@ -103,7 +104,7 @@ class Catalog:
         """Take note of journalled entries; the caller has checked each against `get`."""
         with self._lock:
             for entry in entries:
-                self._changes[entry.key] = _Change(entry.row, entry.payload, record)
+                self._changes[entry.key] = _Change(entry.row, entry.payload, entry.packed, record)
                 cached = self._cache.pop(entry.key, None)
                 if cached is not None:
                     self._cache_bytes -= _cost(cached)
@@ -145,7 +146,7 @@ class Catalog:
             if change.row is None:
                 deletes.append(packed)
             else:
-                puts.append((packed, pack_row(packed, change.row)))
+                puts.append((packed, change.packed or pack_row(packed, change.row)))
         self._index.apply(uuid, lap, puts, deletes)
         with self._lock:
             if changes:

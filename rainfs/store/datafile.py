@@ -22,7 +22,7 @@ from rainfs.store.rows import CRC_BYTES, Row
 
 log = logging.getLogger(__name__)
 
-DIRECT_READ_BYTES = 256 * KIB
+DIRECT_READ_BYTES = 128 * KIB
 """Reads at least this long bypass the page cache when their memory is aligned."""
 SCRATCH_BYTES = 1 * MIB
 MAX_SCRATCH_BUFFERS = 4

@@ -55,6 +55,8 @@ class Entry:
     """None deletes the key."""
     payload: bytes | None = None
     """The shard's bytes, when they have not been written to their place yet."""
+    packed: bytes = b""
+    """The row's bytes, when they have been made already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def encode_record(
         if entry.row is None:
             parts.append(_ENTRY.pack(EntryKind.DELETE, packed, 0, 0))
             continue
-        row = pack_row(packed, entry.row)
+        row = entry.packed or pack_row(packed, entry.row)
         payload = entry.payload or b""
         parts += (_ENTRY.pack(EntryKind.PUT, packed, len(row), len(payload)), row, payload)
     body = b"".join(parts)

@@ -158,7 +158,8 @@ class Ledger:
                 self._append(part)
                 self._catalog.count -= len(part)
             self._sync()
-            self._space.release(freed)
+        # Nobody else can name these ranges any more, so the file system may take its time.
+        self._space.release(freed)
 
     def sync(self) -> None:
         """Make everything committed so far durable.  Raises: NodeFailing."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rainfs.model import ShardKey
 from rainfs.store.journal import Entry, entry_bytes
-from rainfs.store.rows import Row
+from rainfs.store.rows import Row, pack_key, pack_row
 
 
 class Pending:
@@ -45,7 +45,8 @@ class Pending:
     @property
     def entry(self) -> Entry:
         """The journal entry that stores it."""
-        return Entry(self.key, self.row, self.payload)
+        packed = pack_row(pack_key(self.key), self.row)
+        return Entry(self.key, self.row, self.payload, packed)
 
     @property
     def entry_bytes(self) -> int:

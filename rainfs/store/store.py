@@ -39,7 +39,7 @@ from rainfs.model import (
     VolumeId,
 )
 from rainfs.store.catalog import Found
-from rainfs.store.datafile import DataFile, verify
+from rainfs.store.datafile import DIRECT_READ_BYTES, DataFile, verify
 from rainfs.store.disk import SYSTEM_DISK, Disk
 from rainfs.store.index import Busy
 from rainfs.store.journal import DEFAULT_JOURNAL_BYTES, Journal, entry_bytes
@@ -55,8 +55,6 @@ log = logging.getLogger(__name__)
 
 INLINE_BYTES = 64 * KIB
 """Shards up to this long ride in the journal and are written to their place in groups."""
-SMALL_MEMORY_BYTES = 256 * KIB
-"""Up to this long, memory for a read comes from the heap; a longer one is mapped, for O_DIRECT."""
 
 
 class Store:
@@ -267,7 +265,7 @@ class Store:
             span = -(-(offset + length) // PAGE_BYTES) * PAGE_BYTES - first * PAGE_BYTES
             if into is not None and span == length:
                 data = into[:length]
-            elif span <= SMALL_MEMORY_BYTES:
+            elif span < DIRECT_READ_BYTES:
                 data = memoryview(bytearray(span))
             else:
                 data = page_buffer(span)

@@ -33,6 +33,7 @@ LONG_PAYLOAD_BYTES = 96 * KIB
 """Above what rides in the journal."""
 
 POINTS = 16
+LONG_POINTS = 70
 SURVIVALS = (NOTHING, EVERYTHING, PREFIX, RANDOM, TORN)
 
 
@@ -232,6 +233,23 @@ def test_no_crash_loses_or_invents_a_shard(tmp_path: Path, seed: int) -> None:
     store = open_store(disk)
     workload.run(store, 20)
     assert check_crashes(disk, tmp_path, random, POINTS) >= (POINTS - 1) * len(SURVIVALS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_no_crash_loses_or_invents_a_shard_in_ten_thousand_states(
+    tmp_path: Path, seed: int
+) -> None:
+    print("seed", seed)
+    random = Random(seed)
+    disk = RecordingDisk(tmp_path / "live")
+    store = open_store(disk)
+    workload = Workload(disk, random)
+    for _ in range(3):
+        workload.run(store, 30)
+        store.close()
+        store = open_store(disk)
+    check_crashes(disk, tmp_path, random, LONG_POINTS)
 
 
 @pytest.mark.parametrize("seed", range(2))
