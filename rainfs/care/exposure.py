@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rainfs.meta.engine import Engine
 from rainfs.meta.stripes import scan_stripes
-from rainfs.model import Code, NodeNumber, Placement, StripeId
+from rainfs.model import NO_NODE, Code, NodeNumber, Placement, StripeId
 
 SURVEY_PAGE = 500
 """Stripes looked at in one snapshot."""
@@ -45,7 +45,7 @@ class Exposure:
 
 def judge(code: Code, placement: Placement, present: Collection[NodeNumber]) -> Standing:
     """Return the standing of a stripe of `code` placed so, with these nodes present."""
-    there = sum(node in present for node in placement.nodes)
+    there = sum(node != NO_NODE and node in present for node in placement.nodes)
     if there >= code.n:
         return Standing.HEALTHY
     return Standing.DEGRADED if there >= code.k else Standing.LOST

@@ -133,7 +133,8 @@ class Collector:
 
     async def _sweep_node(self, number: NodeNumber, backend: Backend) -> None:
         try:
-            self._expected += (await backend.health()).shards
+            health = await backend.health()
+            self._expected += health.shards
             after: ShardKey | None = None
             while page := await backend.list(after, LIST_PAGE):
                 after = page[-1].key

@@ -85,8 +85,9 @@ class Reaper:
                 return 0
             for stripe, _ in due:
                 self._array.forget(stripe)
-                self._not_before[stripe] = now + RETRY_S
             gone, _ = await bury(self._engine, self._array.backend, due)
+            for stripe, _ in due:
+                self._not_before[stripe] = now + RETRY_S
             for stripe in gone:
                 del self._not_before[stripe]
             return len(gone)
