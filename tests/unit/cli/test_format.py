@@ -96,9 +96,10 @@ async def test_an_interrupted_format_is_finished_by_the_same_command(
             raise NodeUnavailable("gone")
         await claim_one(url, volume)
 
-    with monkeypatch.context() as patched, pytest.raises(NodeUnavailable):
-        patched.setattr(format_module, "_claim", claim_all_but_b)
+    monkeypatch.setattr(format_module, "_claim", claim_all_but_b)
+    with pytest.raises(NodeUnavailable):
         await make_volume(request(tmp_path, "a", "b"))
+    monkeypatch.undo()
     with pytest.raises(AlreadyFormatted):
         await make_volume(request(tmp_path, "a", "b", name="other"))
     made = await make_volume(request(tmp_path, "a", "b"))
