@@ -188,7 +188,10 @@ def open_backend(
     url: str, volume: VolumeId | None, *, deadline_s: float, nursery: trio.Nursery
 ) -> FileBackend:
     """Return a backend for `file:///dir`.  Raises: InputError for anything else."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{url!r}: {error}") from error
     query = parse_qs(parts.query, keep_blank_values=True)
     capacity = query.pop("capacity", [])
     if (
