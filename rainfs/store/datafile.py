@@ -55,8 +55,7 @@ class DataFile:
 
     def _write_copied(self, direct: int, payload: Sequence[Buffer], offset: int) -> bool:
         length = sum(map(len, payload))
-        pooled = length <= SCRATCH_BYTES
-        buffer = self._scratch.take() if pooled else page_buffer(length)
+        buffer = self.borrow(length)
         at = 0
         for part in payload:
             buffer[at : at + len(part)] = part
@@ -68,9 +67,17 @@ class DataFile:
                 raise
             return False
         finally:
-            if pooled:
-                self._scratch.give(buffer)
+            self.give_back(buffer)
         return True
+
+    def borrow(self, length: int) -> memoryview:
+        """Return page-aligned memory of at least `length` bytes, to be given back."""
+        return self._scratch.take() if length <= SCRATCH_BYTES else page_buffer(length)
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Take back what `borrow` returned; nothing may refer to it any more."""
+        if len(buffer) == SCRATCH_BYTES:
+            self._scratch.give(buffer)
 
     def place(self, shards: Sequence[tuple[Row, bytes]]) -> None:
         """Write small shards, given by ascending offset, joining neighbours.  Raises: OSError."""

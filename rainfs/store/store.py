@@ -263,24 +263,29 @@ class Store:
                 return _deliver(memoryview(found.payload)[offset : offset + length], into)
             first = offset // PAGE_BYTES
             span = -(-(offset + length) // PAGE_BYTES) * PAGE_BYTES - first * PAGE_BYTES
+            borrowed: memoryview | None = None
             if into is not None and span == length:
                 data = into[:length]
             elif span < DIRECT_READ_BYTES:
                 data = memoryview(bytearray(span))
+            elif into is not None:
+                borrowed = self._data.borrow(span)
+                data = borrowed[:span]
             else:
                 data = page_buffer(span)
             try:
-                ready = self._data.read(data, row.offset + first * PAGE_BYTES, nowait=nowait)
+                if not self._data.read(data, row.offset + first * PAGE_BYTES, nowait=nowait):
+                    return None
+                if verify(row, first, data):
+                    start = offset - first * PAGE_BYTES
+                    found_bytes = data[start : start + length]
+                    return found_bytes if span == length else _deliver(found_bytes, into)
             except OSError as error:
                 log.error("%s: reading failed: %s", self._opened.directory, error.strerror)
                 raise NodeFailing(f"{self._opened.directory}: {error.strerror}") from error
-            if not ready:
-                return None
-            if verify(row, first, data):
-                if into is not None and span == length:
-                    return data
-                start = offset - first * PAGE_BYTES
-                return _deliver(data[start : start + length], into)
+            finally:
+                if borrowed is not None:
+                    self._data.give_back(borrowed)
             # A deletion may have given the space to another shard meanwhile: look once more.
         raise ShardCorrupt(f"{key} does not match its checksums")
 
