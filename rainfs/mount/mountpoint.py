@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import subprocess
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ READ_AHEAD_KIB = 4096
 """Read-ahead of the mount; requests still have 1 MiB at most."""
 
 FUSERMOUNT_TIMEOUT_S = 30
+
+ANSWER_TIMEOUT_S = 5.0
+"""A mount that has not answered a statfs by then is stuck."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -74,23 +78,44 @@ def mount_of(mountpoint: Path) -> Mounted | None:
 
 def prepare(mountpoint: Path) -> None:
     """Make sure that `mountpoint` can be mounted on.  Raises: MountPointError."""
+    if mount_of(mountpoint) is not None:
+        if not is_dead(mountpoint):
+            raise MountPointError(f"{mountpoint} is already mounted")
+        unmount(mountpoint, lazy=True)
+        prepare(mountpoint)
+        return
     try:
         found = os.stat(mountpoint)
     except OSError as error:
-        if error.errno == errno.ENOTCONN and mount_of(mountpoint) is not None:
-            unmount(mountpoint, lazy=True)
-            prepare(mountpoint)
-            return
         raise MountPointError(f"mount point {mountpoint}: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode):
         raise MountPointError(f"mount point {mountpoint} is not a directory")
-    if mount_of(mountpoint) is not None:
-        raise MountPointError(f"{mountpoint} is already mounted")
     try:
         if any(os.scandir(mountpoint)):
             raise MountPointError(f"mount point {mountpoint} is not empty")
     except OSError as error:
         raise MountPointError(f"mount point {mountpoint}: {error.strerror}") from error
+
+
+def is_dead(mountpoint: Path) -> bool:
+    """Whether the process behind our mount is gone; one that is merely stuck is not dead.
+
+    Attributes of the root may be cached by the kernel for an hour, so only statfs, which always
+    asks the process, can tell.
+    """
+    dead = threading.Event()
+
+    def ask() -> None:
+        try:
+            os.statvfs(mountpoint)
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                dead.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_TIMEOUT_S)
+    return dead.is_set()
 
 
 def mount_fuse(mountpoint: Path, source: str, flags: int, *, allow_other: bool) -> int:

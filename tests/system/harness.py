@@ -23,13 +23,13 @@ from typing import Any
 import trio
 
 from rainfs.cli.access import opened_backend
-from rainfs.cli.volume_url import mount_on
 from rainfs.meta.nodes import list_nodes
 from rainfs.meta.open import open_engine
 from rainfs.meta.sessions import SessionRow, list_sessions
 from rainfs.meta.stripes import scan_stripes
 from rainfs.meta.volume import open_volume
 from rainfs.model import ShardKey, StripeId
+from rainfs.mount.mountpoint import mount_of, unmount
 
 RAINFS = [sys.executable, "-m", "rainfs.cli.main"]
 COMMAND_TIMEOUT_S = 120
@@ -270,7 +270,7 @@ class Cluster:
 
     @property
     def mounted(self) -> bool:
-        return mount_on(str(self.mountpoint)) is not None
+        return mount_of(self.mountpoint) is not None
 
     def wait_all_up(self) -> None:
         """Return once the mount has had time to see that every node answers again."""
@@ -285,14 +285,15 @@ class Cluster:
 
     def close(self) -> None:
         """Leave nothing behind: no mount, no process."""
-        with contextlib.suppress(Exception):
+        try:
             session = self.session()
             if session is not None:
                 os.kill(session.pid, signal.SIGKILL)
-        while self.mounted:
-            subprocess.run(["umount", "-l", str(self.mountpoint)], check=True)
-        for node in self.nodes:
-            node.close()
+            while mount_of(self.mountpoint) is not None:
+                unmount(self.mountpoint, lazy=True)
+        finally:
+            for node in self.nodes:
+                node.close()
 
 
 @contextlib.contextmanager

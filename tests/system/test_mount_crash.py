@@ -11,6 +11,7 @@ import time
 from hashlib import blake2b
 from pathlib import Path
 
+from rainfs.mount.mountpoint import unmount
 from tests.system.harness import Cluster, rainfs, sync_directory
 
 KILLS = {False: 5, True: 50}
@@ -134,6 +135,6 @@ def test_an_unlinked_open_file_of_a_killed_mount_gives_its_space_back(cluster: C
         sync_directory(cluster.mountpoint)
         assert cluster.shards() > 0
         cluster.kill_mount()
-    subprocess.run(["umount", "-l", str(cluster.mountpoint)], check=True)
+    unmount(cluster.mountpoint, lazy=True)
     assert "1 unlinked files" in rainfs("gc", cluster.meta_url).stdout
     assert cluster.shards() == 0
