@@ -18,8 +18,9 @@ from collections.abc import Callable
 import apsw
 
 WAKE_PAGES = 2_000
-RESTART_WAIT_MS = 200
-"""How long the restarting checkpoint waits for readers before it leaves the log to grow."""
+RESTART_WAIT_MS = 50
+"""How long the restarting checkpoint holds writers back for the sake of a slow reader; then the log
+grows by WAKE_PAGES before the next try."""
 
 
 class Checkpointer:
@@ -35,13 +36,16 @@ class Checkpointer:
         self._connect = connect
         self._on_failure = on_failure
         self._wake_pages = wake_pages
+        self._threshold_pages = wake_pages
+        self._pages = 0
         self._closing = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def log_has(self, pages: int) -> None:
         """Take note of the log's length after a commit."""
-        if pages >= self._wake_pages and not self._wake.is_set():
+        self._pages = pages
+        if pages >= self._threshold_pages and not self._wake.is_set():
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._work, name="rainfs-checkpoint", daemon=True
@@ -68,7 +72,8 @@ class Checkpointer:
                 self._wake.wait()
                 if self._closing:
                     return
-                _checkpoint(connection)
+                restarted = _checkpoint(connection)
+                self._threshold_pages = self._wake_pages + (0 if restarted else self._pages)
                 self._wake.clear()
         except apsw.Error as error:
             self._on_failure(f"checkpoint of the metadata failed: {error}")
@@ -76,9 +81,11 @@ class Checkpointer:
             connection.close()
 
 
-def _checkpoint(connection: apsw.Connection) -> None:
+def _checkpoint(connection: apsw.Connection) -> bool:
+    """Returns whether the log starts anew; it does not while somebody reads old pages."""
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
     except apsw.BusyError:
-        return  # A long reader; the next commit wakes us again.
+        return False
+    return True

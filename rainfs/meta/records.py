@@ -7,6 +7,7 @@ miss raises FORMAT_VERSION.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -94,15 +95,13 @@ _encode = msgspec.msgpack.Encoder().encode
 class Codec(Generic[R]):
     """Bytes to one kind of record and back."""
 
-    __slots__ = ("_decode", "_kind")
+    __slots__ = ("_decode", "_kind", "encode")
 
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
         self._decode = msgspec.msgpack.Decoder(kind).decode
-
-    def encode(self, value: R) -> bytes:
+        self.encode: Callable[[R], bytes] = _encode
         """Return the stored bytes."""
-        return _encode(value)
 
     def decode(self, raw: bytes) -> R:
         """Return the record.  Raises: MetadataForeign if the bytes are no such record."""

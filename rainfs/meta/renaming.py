@@ -89,7 +89,8 @@ async def apply(
 ) -> Renamed:
     """Carry out a checked request.  Raises: as `Namespace.rename`."""
     old_dir = await load_directory(transaction, move.parent)
-    new_dir = await load_open_directory(transaction, move.new_parent)
+    across = move.parent != move.new_parent
+    new_dir = await load_open_directory(transaction, move.new_parent) if across else old_dir
     slot, entry = await directory.find(transaction, move.parent, move.name)
     new_slot, target = await directory.probe(transaction, move.new_parent, move.new_name)
     exchange = move.flags == RenameFlag.EXCHANGE
@@ -100,38 +101,31 @@ async def apply(
     moved = await load_attr(transaction, entry.inode)
     if target is not None and target.inode == entry.inode:
         return Renamed(moved, None)
-    across = move.parent != move.new_parent
     if across and entry.type == stat.S_IFDIR:
         await _check_not_below(transaction, move.new_parent, entry.inode)
     if across and exchange and target is not None and target.type == stat.S_IFDIR:
         await _check_not_below(transaction, move.parent, target.inode)
     links = _Links(old_dir, new_dir, move.now_ns)
-
     if exchange and target is not None:
-        other = await load_attr(transaction, target.inode)
-        links.move(entry.type, target.type)
         directory.put(transaction, move.new_parent, new_slot, replace(entry, name=target.name))
         directory.put(transaction, move.parent, slot, replace(target, name=entry.name))
+        links.move(entry.type, target.type)
         links.store(transaction, max_links)
+        other = _moved(await load_attr(transaction, target.inode), move.parent, move.now_ns)
         moved = _moved(moved, move.new_parent, move.now_ns)
-        other = _moved(other, move.parent, move.now_ns)
-        store_attr(transaction, moved)
         store_attr(transaction, other)
+        store_attr(transaction, moved)
         return Renamed(moved, other)
 
-    if target is not None:
-        await _check_replaceable(transaction, directory, entry, target)
-    links.move(entry.type, None)
-    directory.remove(transaction, move.parent, slot)
-    directory.put(transaction, move.new_parent, new_slot, replace(entry, name=move.new_name))
     replaced: Attr | None = None
     if target is not None:
-        replaced = await load_attr(transaction, target.inode)
-        if target.type == stat.S_IFDIR:
-            links.removed_subdirectory()
-            replaced = replace(replaced, nlink=0, ctime_ns=move.now_ns)
-        else:
-            replaced = replace(replaced, nlink=replaced.nlink - 1, ctime_ns=move.now_ns)
+        replaced = await _check_replaceable(transaction, directory, entry, target)
+        replaced = _without_name(replaced, move.now_ns)
+    directory.remove(transaction, move.parent, slot)
+    directory.put(transaction, move.new_parent, new_slot, replace(entry, name=move.new_name))
+    links.move(entry.type, None)
+    if target is not None and target.type == stat.S_IFDIR:
+        links.removed_subdirectory()
     links.store(transaction, max_links)
     moved = _moved(moved, move.new_parent, move.now_ns)
     store_attr(transaction, moved)
@@ -177,9 +171,15 @@ def _moved(attr: Attr, parent: InodeNumber, now_ns: int) -> Attr:
     return replace(attr, ctime_ns=now_ns)
 
 
+def _without_name(attr: Attr, now_ns: int) -> Attr:
+    nlink = 0 if stat.S_ISDIR(attr.mode) else attr.nlink - 1
+    return replace(attr, nlink=nlink, ctime_ns=now_ns)
+
+
 async def _check_replaceable(
     reader: Reader, directory: Directory, entry: Dirent, target: Dirent
-) -> None:
+) -> Attr:
+    """Return what is to be replaced.  Raises: NotDirectory, IsDirectory, NotEmpty."""
     if entry.type == stat.S_IFDIR:
         if target.type != stat.S_IFDIR:
             raise NotDirectory(f"{target.name!r} is not a directory")
@@ -187,6 +187,7 @@ async def _check_replaceable(
             raise NotEmpty(f"{target.name!r} is not empty")
     elif target.type == stat.S_IFDIR:
         raise IsDirectory(f"{target.name!r} is a directory")
+    return await load_attr(reader, target.inode)
 
 
 async def _check_not_below(reader: Reader, inode: InodeNumber, top: InodeNumber) -> None:
