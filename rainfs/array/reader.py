@@ -23,6 +23,7 @@ from rainfs.array.background import Background
 from rainfs.array.cache import BlockCache, BlockKey
 from rainfs.array.compress import decompress
 from rainfs.array.fetch import Fetcher, Run, Source
+from rainfs.array.locality import Locality, is_small
 from rainfs.array.values import Refresh, Wanted
 from rainfs.checksum import crc32c
 from rainfs.errors import (
@@ -88,6 +89,7 @@ class Reader:
         self._flights: dict[BlockKey, _Flight] = {}
         self._prefetching_bytes = 0
         self._threads = trio.CapacityLimiter(DECODE_THREADS)
+        self._locality = Locality()
 
     async def read(
         self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh
@@ -95,18 +97,9 @@ class Reader:
         """Return the runs; see `Array.read`."""
         deadline_s = trio.current_time() + self._deadline_s
         if len(wanted) == 1:
-            # The most frequent read, a few pages of a block, without the machinery for the rest.
-            (block,) = _blocks(view, wanted)
-            (want,) = wanted
-            held = self._cache.get(view.id, want.block)
-            if held is not None:
-                return [_cut(held, want)]
-            if _partial(block, want) and (view.id, want.block) not in self._flights:
-                start = block.shard_offset + want.offset
-                run = Run(block.shard, start, start + want.length)
-                data = await self._fetcher.quick(view, run)
-                if data is not None:
-                    return [data]
+            data = await self._read_one(view, wanted[0], refresh)
+            if data is not None:
+                return [data]
         with trio.move_on_at(deadline_s):
             return await self._read(view, wanted, refresh)
         raise ArrayUnavailable(
@@ -151,6 +144,44 @@ class Reader:
             self._land(view, chosen, flight)
 
     # --- Reading ----------------------------------------------------------------------------
+
+    async def _read_one(self, view: StripeView, want: Wanted, refresh: Refresh) -> Buffer | None:
+        """The most frequent read, of a few pages, without the machinery for the rest.
+
+        None: `_read` has to do it.
+        """
+        (block,) = _blocks(view, (want,))
+        small = is_small(block)
+        held = self._cache.get(view.id, want.block)
+        if held is not None:
+            if small:
+                self._locality.hit()
+            return _cut(held, want)
+        if (view.id, want.block) in self._flights:
+            return None
+        if small:
+            near = self._locality.missed(view, want.block)
+            if near:
+                self.prefetch(view, near, refresh)
+                return None
+        if block.compression is not Compression.NONE:
+            return None
+        start = block.shard_offset + want.offset
+        if want.length < block.length:
+            return await self._fetcher.quick(view, Run(block.shard, start, start + want.length))
+        if not small:
+            return None
+        flight = _Flight()
+        self._flights[view.id, want.block] = flight
+        try:
+            data = await self._fetcher.quick(view, _whole(view, want.block))
+            if data is None or crc32c(data) != block.crc32c:
+                return None
+            flight.blocks[want.block] = data
+            self._cache.put(view.id, {want.block: data}, len(data))
+            return data
+        finally:
+            self._land(view, (want.block,), flight)
 
     async def _read(
         self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh
