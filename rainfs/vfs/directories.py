@@ -27,7 +27,7 @@ class Directories:
 
     async def open(self, number: int) -> int:
         """Open a directory; returns its handle.  Raises: NotDirectory, NotFound."""
-        inode = await self._table.get(number)
+        inode = await self._table.get(number, exact=False)
         if not inode.is_dir:
             raise NotDirectory("opened as a directory")
         handle = self._next_handle

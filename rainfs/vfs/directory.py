@@ -66,7 +66,7 @@ class OpenDirectory:
                 break
         for name, cookie, attr in entries:
             live = table.peek(attr.inode)
-            if live is not None and live.stale:
+            if live is not None and (live.stale or live.stale_allocated):
                 live.refresh(attr)
             page.append(Listed(name, cookie, attr, True))
         self._page, self._at, self._changes = page, start, changes

@@ -70,7 +70,7 @@ class Files:
         """Open a file; returns its handle.  `truncate` empties it first, as `uid`."""
         if self._options.read_only and (write or truncate):
             raise ReadOnly("the mount is read-only")
-        inode = await self._table.get(number)
+        inode = await self._table.get(number, exact=False)
         if inode.is_dir:
             raise IsDirectory("opened as a file")
         handle = self.hold(inode)

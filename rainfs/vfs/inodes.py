@@ -59,6 +59,7 @@ class Inode:
         "rdev",
         "size",
         "stale",
+        "stale_allocated",
         "stored_allocated",
         "stored_size",
         "target",
@@ -84,6 +85,9 @@ class Inode:
         """A background flush failed since anyone was told."""
         self.lock = trio.Lock()
         self.stale = False
+        """Some stored attribute is newer than what is here."""
+        self.stale_allocated = False
+        """Only `allocated` is: a flush of this inode was committed."""
         self.default_acl: bytes | None = None
         """The default ACL; b"" for none, None for not looked up yet."""
         self._take(attr)
@@ -121,7 +125,7 @@ class Inode:
     def refresh(self, attr: Attr) -> None:
         """Take over stored attributes, except where memory is ahead of them."""
         self._take(attr)
-        self.stale = False
+        self.stale = self.stale_allocated = False
         if not self.atime_dirty:
             self.atime_ns = attr.atime_ns
         if self.pending:
@@ -169,10 +173,15 @@ class InodeTable:
         """Return the inode if it is in memory."""
         return self._live.get(inode)
 
-    async def get(self, inode: int) -> Inode:
-        """Return the inode, loaded if need be.  Raises: NotFound."""
+    async def get(self, inode: int, *, exact: bool = True) -> Inode:
+        """Return the inode, loaded if need be; `allocated` may lag unless `exact`.
+
+        Raises: NotFound.
+        """
         found = self._live.get(inode)
-        if found is not None and (not found.stale or found.freed):
+        if found is not None and (
+            not (found.stale or (exact and found.stale_allocated)) or found.freed
+        ):
             self._live.move_to_end(inode)
             return found
         while True:
@@ -202,6 +211,19 @@ class InodeTable:
                     return
             else:
                 self._live.move_to_end(number)
+
+    def entry_changed(self, directory: int, now_ns: int, subdirectories: int) -> None:
+        """Say that a directory got or lost an entry, and what that did to it."""
+        self.changes += 1
+        found = self._live.get(directory)
+        if found is not None:
+            found.mtime_ns = found.ctime_ns = now_ns
+            found.nlink += subdirectories
+
+    def flushed(self, inode: Inode) -> None:
+        """Say that a flush of `inode` was committed."""
+        self.changes += 1
+        inode.stale_allocated = True
 
     def touch(self, *inodes: int) -> None:
         """Say that stored attributes changed: those of `inodes` are read again before use."""

@@ -50,7 +50,7 @@ class Names:
             except NotFound:
                 return None
             found = self._table.peek(attr.inode)
-            if found is not None and not found.stale:
+            if found is not None and not (found.stale or found.stale_allocated):
                 break
             found = None
             if before == self._table.changes:
@@ -71,7 +71,8 @@ class Names:
     ) -> Inode:
         """Make a file, directory, link or device.  Raises: Exists, NameTooLong, ..."""
         self._attributes.check_writable()
-        above = await self._table.get(parent)
+        now = self._now_ns()
+        above = await self._table.get(parent, exact=False)
         xattrs: dict[bytes, bytes] = {}
         if not stat.S_ISLNK(mode):
             mode, xattrs = await self._attributes.initial(above, mode, caller.umask)
@@ -81,12 +82,12 @@ class Names:
             mode=mode,
             uid=caller.uid,
             gid=caller.gid,
-            now_ns=self._now_ns(),
+            now_ns=now,
             rdev=rdev,
             target=target,
             xattrs=xattrs,
         )
-        self._table.touch(parent)
+        self._table.entry_changed(parent, now, stat.S_ISDIR(mode))
         inode = self._table.adopt(attr)
         self._table.looked_up(attr.inode)
         return inode
@@ -94,10 +95,11 @@ class Names:
     async def link(self, number: int, new_parent: int, new_name: bytes) -> Inode:
         """Give an inode another name.  Raises: Exists, NotPermitted for a directory, ..."""
         self._attributes.check_writable()
+        now = self._now_ns()
         attr = await self._namespace.link(
-            InodeNumber(number), InodeNumber(new_parent), new_name, now_ns=self._now_ns()
+            InodeNumber(number), InodeNumber(new_parent), new_name, now_ns=now
         )
-        self._table.touch(new_parent, number)
+        self._table.entry_changed(new_parent, now, 0)
         inode = self._table.adopt(attr)
         self._table.looked_up(number)
         return inode
@@ -105,21 +107,24 @@ class Names:
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is no directory.  Raises: NotFound, IsDirectory."""
         self._attributes.check_writable()
+        now = self._now_ns()
         attr = await self._namespace.unlink(
-            InodeNumber(parent), name, now_ns=self._now_ns(), held=self._table.held
+            InodeNumber(parent), name, now_ns=now, held=self._table.held
         )
-        self._lost_a_name(parent, attr)
+        self._table.entry_changed(parent, now, 0)
+        self._lost_a_name(attr)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory.  Raises: NotEmpty, NotDirectory, NotFound."""
         self._attributes.check_writable()
+        now = self._now_ns()
         attr = await self._namespace.rmdir(
-            InodeNumber(parent), name, now_ns=self._now_ns(), held=self._table.held
+            InodeNumber(parent), name, now_ns=now, held=self._table.held
         )
-        self._lost_a_name(parent, attr)
+        self._table.entry_changed(parent, now, -1)
+        self._lost_a_name(attr)
 
-    def _lost_a_name(self, parent: int, attr: Attr) -> None:
-        self._table.touch(parent)
+    def _lost_a_name(self, attr: Attr) -> None:
         inode = self._table.peek(attr.inode)
         if inode is not None:
             inode.refresh(attr)
@@ -158,7 +163,7 @@ class Names:
             if other is not None:
                 other.refresh(replaced)
         else:
-            self._lost_a_name(new_parent, replaced)
+            self._lost_a_name(replaced)
 
     async def _commit_before_replacing(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes

@@ -97,7 +97,7 @@ class VFS:
             layout,
             options=options,
             nursery=nursery,
-            changed=self._committed,
+            changed=self.table.flushed,
         )
         self._room = Room(array, layout, options.reserve_bytes, trio.current_time)
         self.attributes = Attributes(
@@ -133,9 +133,6 @@ class VFS:
                 nursery.start_soon(self.flusher.run_durable)
                 nursery.start_soon(self._reap_loop)
                 nursery.start_soon(self._access_times_loop)
-
-    def _committed(self, inode: Inode) -> None:
-        self.table.touch(inode.inode)
 
     def _released(self, number: InodeNumber, inode: Inode | None) -> None:
         if inode is not None:
