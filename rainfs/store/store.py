@@ -75,6 +75,8 @@ class Store:
         )
         self._block = block
         self._closed = False
+        self._unreadable = False
+        """Whether a read has met an I/O error: reported, while changes go on."""
 
     @classmethod
     def open(
@@ -281,6 +283,7 @@ class Store:
                     found_bytes = data[start : start + length]
                     return found_bytes if span == length else _deliver(found_bytes, into)
             except OSError as error:
+                self._unreadable = True
                 log.error("%s: reading failed: %s", self._opened.directory, error.strerror)
                 raise NodeFailing(f"{self._opened.directory}: {error.strerror}") from error
             finally:
@@ -307,9 +310,9 @@ class Store:
     def health(self) -> NodeHealth:
         """Report identity, space and condition."""
         used, capacity = self._space.usage()
-        failing = self._ledger.failing
+        failing = self._ledger.failing or self._unreadable
         try:
-            room = 0 if failing else self._space.disk_room()
+            room = 0 if self._ledger.failing else self._space.disk_room()
         except OSError:
             room, failing = 0, True
         return NodeHealth(

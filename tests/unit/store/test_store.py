@@ -365,6 +365,7 @@ def test_a_disk_that_cannot_be_read_is_said_to_fail(tmp_path: Path) -> None:
     disk.fail(Kind.READ, times=1)
     with pytest.raises(NodeFailing):
         store.read(key(1), 0, PAGE_BYTES)
+    assert store.health().failing
     assert len(read(store, key(1), 0, PAGE_BYTES)) == PAGE_BYTES
     store.close()
 
