@@ -16,11 +16,14 @@ import logging
 from collections import OrderedDict
 from functools import partial
 
+import trio
+
 from rainfs.array.array import Array, Wanted
 from rainfs.errors import ArrayError, InputOutput
 from rainfs.meta.extents import Extents
 from rainfs.model import MIB, Extent, StripeId, StripeView
 from rainfs.vfs.buffer import Buffer
+from rainfs.vfs.company import Company
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.options import VfsOptions
 
@@ -115,6 +118,7 @@ class Reader:
         self._extents = extents
         self._options = options
         self._rows = StripeRows(extents, options.rows_bytes)
+        self._company = Company()
         self._scratch = memoryview(bytearray(MAX_READ_BYTES))
 
     async def read(self, inode: Inode, offset: int, size: int, cursor: Cursor | None) -> Buffer:
@@ -175,6 +179,8 @@ class Reader:
             view = await self._rows.get(stripe)
             if view is None:
                 raise _StripeGone
+            if len(extents) == 1:
+                self._fetch_company(view, extents[0].block)
             positions: list[int] = []
             wanted: list[Wanted] = []
             for extent in extents:
@@ -189,6 +195,12 @@ class Reader:
                     raise _StripeGone from None
                 raise
             found.extend(zip(positions, runs, strict=True))
+
+    def _fetch_company(self, view: StripeView, block: int) -> None:
+        """Have the small files that lie beside this one fetched, if they are likely wanted."""
+        along = self._company.note(view, block, trio.current_time())
+        if along:
+            self._array.prefetch(view, along, partial(self._rows.reload, view.id))
 
     async def _scan(self, inode: Inode, start: int, stop: int) -> list[Extent]:
         extents = await self._extents.find(inode.inode, start, stop, limit=EXTENTS_PER_SCAN)
