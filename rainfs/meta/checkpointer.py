@@ -7,7 +7,7 @@ anew.  That bounds the log, and keeps it in pages that exist: writing and syncin
 about twice as much.  Writers meet the restart as a busy database and retry.
 
 An I/O error here is reported once and ends checkpointing: what a failed sync lost must not be
-declared durable by the next one.
+declared durable by the next one.  A full disk is no such error: the log grows until there is room.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class Checkpointer:
 
 
 def _checkpoint(connection: apsw.Connection) -> bool:
-    """Returns whether the log starts anew; it does not while somebody reads old pages."""
+    """Returns whether the log starts anew: not while old pages are read, nor on a full disk."""
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-    except apsw.BusyError:
+    except (apsw.BusyError, apsw.FullError):
         return False
     return True

@@ -49,6 +49,7 @@ OPEN_WAIT_MS = 5_000
 BUSY_DEADLINE_S = 10.0
 BUSY_PAUSE_S = 0.000_5
 MAX_BUSY_PAUSE_S = 0.02
+LOST_SYNCS = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 _DATABASE_MODE = 0o600
 
 _GET = "SELECT v FROM kv WHERE k=?"
@@ -232,6 +233,9 @@ class SqliteEngine:
         except BaseException as error:
             self._roll_back()
             if isinstance(error, apsw.Error):
+                # SQLite's own errors carry the code; those of a replaced VFS may not.
+                if getattr(error, "extendedresult", None) in LOST_SYNCS:
+                    self._sync.fail(f"cannot sync the log of {self._path}")
                 raise translate(error, self._path) from error
             raise
         finally:

@@ -100,11 +100,14 @@ async def apply_changes(transaction: Transaction, changes: Changes) -> None:
             transaction.put(keys.state_key(stripe), STATES.encode(row))
 
 
-async def tombstones(engine: Engine, limit: int) -> list[tuple[StripeId, Placement]]:
-    """Return the oldest tombstones."""
+async def tombstones(
+    engine: Engine, limit: int, *, after: StripeId | None = None
+) -> list[tuple[StripeId, Placement]]:
+    """Return the oldest tombstones, those above `after` if given."""
 
     async def body(reader: Reader) -> list[tuple[bytes, bytes]]:
-        return await reader.scan(*keys.table(b"T"), limit=limit)
+        start, stop = keys.table(b"T") if after is None else keys.table_after(b"T", after)
+        return await reader.scan(start, stop, limit=limit)
 
     rows = await engine.read(body)
     return [(StripeId(keys.number_of(key)), PLACEMENTS.decode(raw)) for key, raw in rows]
