@@ -35,7 +35,7 @@ from rainfs.errors import (
     StorageError,
     StripeLost,
 )
-from rainfs.model import KIB, MIB, Block, CodeKind, Compression, StripeView
+from rainfs.model import KIB, MIB, Block, CodeKind, Compression, StripeId, StripeView
 
 COALESCE_GAP_BYTES = 16 * KIB
 """Two ranges of a shard this close are got in one call."""
@@ -46,6 +46,11 @@ INLINE_DECODE_BYTES = 256 * KIB
 """More compressed blocks' bytes than this are decompressed in a worker thread."""
 
 DECODE_THREADS = 2
+
+GAVE_UP_S = 1.0
+"""For so long after a stripe could not be read in time, reads of it fail at once: the kernel asks
+again for the pages of a read-ahead that failed, and a caller waits one deadline, not two."""
+MAX_GAVE_UP = 1_000
 
 DISTRUST_ATTEMPT_S = 1.0
 DISTRUST_PAUSE_S = 0.25
@@ -90,21 +95,30 @@ class Reader:
         self._prefetching_bytes = 0
         self._threads = trio.CapacityLimiter(DECODE_THREADS)
         self._locality = Locality()
+        self._gave_up: dict[StripeId, float] = {}
 
     async def read(
         self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh
     ) -> list[Buffer]:
         """Return the runs; see `Array.read`."""
-        deadline_s = trio.current_time() + self._deadline_s
-        if len(wanted) == 1:
-            data = await self._read_one(view, wanted[0], refresh)
-            if data is not None:
-                return [data]
-        with trio.move_on_at(deadline_s):
-            return await self._read(view, wanted, refresh)
-        raise ArrayUnavailable(
-            f"stripe {view.id:x} could not be read within {self._deadline_s:g} s"
-        )
+        now_s = trio.current_time()
+        if self._gave_up and now_s < self._gave_up.get(view.id, 0.0) + GAVE_UP_S:
+            raise ArrayUnavailable(f"stripe {view.id:x} could not be read a moment ago")
+        try:
+            if len(wanted) == 1:
+                data = await self._read_one(view, wanted[0], refresh)
+                if data is not None:
+                    return [data]
+            with trio.move_on_at(now_s + self._deadline_s):
+                return await self._read(view, wanted, refresh)
+            raise ArrayUnavailable(
+                f"stripe {view.id:x} could not be read within {self._deadline_s:g} s"
+            )
+        except ArrayUnavailable:
+            if len(self._gave_up) >= MAX_GAVE_UP:
+                self._gave_up.clear()
+            self._gave_up[view.id] = trio.current_time()
+            raise
 
     def prefetch(self, view: StripeView, blocks: Sequence[int], refresh: Refresh) -> None:
         """Fetch whole blocks in the background; see `Array.prefetch`."""
