@@ -11,6 +11,8 @@ import time
 from hashlib import blake2b
 from pathlib import Path
 
+import pytest
+
 from rainfs.mount.mountpoint import unmount
 from tests.system.harness import Cluster, rainfs, sync_directory
 
@@ -127,14 +129,16 @@ def test_gc_beside_a_mount_takes_nothing_that_is_needed(cluster: Cluster, tmp_pa
 def test_an_unlinked_open_file_of_a_killed_mount_gives_its_space_back(cluster: Cluster) -> None:
     cluster.mount()
     path = cluster.mountpoint / "unlinked"
-    with path.open("wb") as file:
-        file.write(os.urandom(4 << 20))
-        file.flush()
-        os.fsync(file.fileno())
-        path.unlink()
-        sync_directory(cluster.mountpoint)
-        assert cluster.shards() > 0
-        cluster.kill_mount()
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.write(file, os.urandom(1 << 20))
+    os.fsync(file)
+    path.unlink()
+    sync_directory(cluster.mountpoint)
+    assert cluster.shards() > 0
+    cluster.kill_mount()
+    # Closing a file of a dead mount says so.
+    with pytest.raises(OSError, match="not connected"):
+        os.close(file)
     unmount(cluster.mountpoint, lazy=True)
     assert "1 unlinked files" in rainfs("gc", cluster.meta_url).stdout
     assert cluster.shards() == 0
