@@ -14,7 +14,8 @@ import trio
 
 from rainfs.array.backend import Backend
 from rainfs.array.backends.registry import open_backend
-from rainfs.errors import NodeUnavailable, RainError, StorageError
+from rainfs.cli.local_store import directory_of, peek
+from rainfs.errors import NodeUnavailable, RainError, StorageError, StoreInUse
 from rainfs.meta.engine import Engine
 from rainfs.meta.open import open_engine
 from rainfs.meta.volume import Volume, open_volume
@@ -70,6 +71,11 @@ async def ask_node(url: str, volume: VolumeId | None) -> NodeHealth:
         with trio.move_on_after(PROBE_DEADLINE_S):
             async with opened_backend(url, volume) as backend:
                 return await backend.health()
+    except StoreInUse:
+        directory = directory_of(url)
+        if directory is None:
+            raise
+        return await trio.to_thread.run_sync(peek, directory)
     except StorageError as error:
         reason = str(error).removeprefix(url.partition("://")[2]).removeprefix(url).strip(": ")
         raise type(error)(f"{url}: {reason}") from error

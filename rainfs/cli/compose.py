@@ -18,6 +18,7 @@ from rainfs.array.array import Array
 from rainfs.care.exposure import Exposure, survey
 from rainfs.care.reaper import Reaper
 from rainfs.cli.access import opened_volume
+from rainfs.cli.local_store import directory_of
 from rainfs.cli.volume_url import absolute, database_of, lies_below
 from rainfs.errors import InputError
 from rainfs.meta.engine import Engine
@@ -58,8 +59,9 @@ def refuse_below_the_mount(request: MountRequest, nodes: Sequence[Node]) -> None
     if request.log_path is not None:
         needed["the log"] = request.log_path
     for node in nodes:
-        if node.url.startswith("file://"):
-            needed[f"the storage of {node.name}"] = absolute(node.url.removeprefix("file://"))
+        directory = directory_of(node.url)
+        if directory is not None:
+            needed[f"the storage of {node.name}"] = absolute(str(directory))
     for what, path in needed.items():
         if lies_below(path, request.mountpoint):
             raise InputError(f"{path}: {what} must not lie below the mount point")
