@@ -283,6 +283,23 @@ def test_a_second_crash_during_or_after_recovery_changes_nothing(tmp_path: Path,
                 check(again.log.crash(second, survival, random), target, known)
 
 
+def test_records_of_an_earlier_life_are_never_replayed_again(tmp_path: Path) -> None:
+    disk = RecordingDisk(tmp_path / "first")
+    store = open_store(disk)
+    keys = [ShardKey(StripeId(n), 0) for n in range(6)]
+    for key in keys:
+        assert store.commit([store.write(key, [bytes(PAGE_BYTES)], b"")], durable=True) == [None]
+    disk.log.crash(len(disk.log.operations), EVERYTHING, Random(0)).write_to(tmp_path / "second")
+    disk = RecordingDisk(tmp_path / "second")
+    store = open_store(disk)
+    # This record is shorter than the one it overwrites; the others of that lap are still behind it.
+    store.delete([keys[4]])
+    disk.log.crash(len(disk.log.operations), NOTHING, Random(0)).write_to(tmp_path / "third")
+    store = open_store(RecordingDisk(tmp_path / "third"))
+    assert [info.key for info in store.list(None, 10)] == [*keys[:4], keys[5]]
+    store.close()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_full_disk_at_any_operation_leaves_a_consistent_store(tmp_path: Path, seed: int) -> None:
     print("seed", seed)
