@@ -23,7 +23,6 @@ from rainfs.array.background import Background
 from rainfs.array.cache import BlockCache, BlockKey
 from rainfs.array.compress import decompress
 from rainfs.array.fetch import Fetcher, Run, Source
-from rainfs.array.locality import Locality, is_small
 from rainfs.array.values import Refresh, Wanted
 from rainfs.checksum import crc32c
 from rainfs.errors import (
@@ -39,6 +38,9 @@ from rainfs.model import KIB, MIB, Block, CodeKind, Compression, StripeId, Strip
 
 COALESCE_GAP_BYTES = 16 * KIB
 """Two ranges of a shard this close are got in one call."""
+
+SMALL_BLOCK_BYTES = 16 * KIB
+"""Whole blocks up to this long, small files above all, take the short way of parts of blocks."""
 
 MAX_PREFETCH_BYTES = 48 * MIB
 
@@ -94,7 +96,6 @@ class Reader:
         self._flights: dict[BlockKey, _Flight] = {}
         self._prefetching_bytes = 0
         self._threads = trio.CapacityLimiter(DECODE_THREADS)
-        self._locality = Locality()
         self._gave_up: dict[StripeId, float] = {}
 
     async def read(
@@ -106,7 +107,7 @@ class Reader:
             raise ArrayUnavailable(f"stripe {view.id:x} could not be read a moment ago")
         try:
             if len(wanted) == 1:
-                data = await self._read_one(view, wanted[0], refresh)
+                data = await self._read_one(view, wanted[0])
                 if data is not None:
                     return [data]
             with trio.move_on_at(now_s + self._deadline_s):
@@ -159,31 +160,23 @@ class Reader:
 
     # --- Reading ----------------------------------------------------------------------------
 
-    async def _read_one(self, view: StripeView, want: Wanted, refresh: Refresh) -> Buffer | None:
+    async def _read_one(self, view: StripeView, want: Wanted) -> Buffer | None:
         """The most frequent read, of a few pages, without the machinery for the rest.
 
         None: `_read` has to do it.
         """
         (block,) = _blocks(view, (want,))
-        small = is_small(block)
         held = self._cache.get(view.id, want.block)
         if held is not None:
-            if small:
-                self._locality.hit()
             return _cut(held, want)
         if (view.id, want.block) in self._flights:
             return None
-        if small:
-            near = self._locality.missed(view, want.block)
-            if near:
-                self.prefetch(view, near, refresh)
-                return None
         if block.compression is not Compression.NONE:
             return None
         start = block.shard_offset + want.offset
         if want.length < block.length:
             return await self._fetcher.quick(view, Run(block.shard, start, start + want.length))
-        if not small:
+        if block.stored > SMALL_BLOCK_BYTES:
             return None
         flight = _Flight()
         self._flights[view.id, want.block] = flight
