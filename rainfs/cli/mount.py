@@ -11,6 +11,7 @@ from rainfs.cli.background_mount import mount_in_background
 from rainfs.cli.compose import MountRequest, run_mount
 from rainfs.cli.daemon import ReadyPipe
 from rainfs.cli.volume_url import absolute, meta_url
+from rainfs.memory import keep_freed_memory
 from rainfs.mount.options import parse_options
 
 
@@ -49,4 +50,5 @@ def serve(
         options=parse_options(options),
         log_path=log_path,
     )
+    keep_freed_memory()
     trio.run(run_mount, request, pipe.ready)
