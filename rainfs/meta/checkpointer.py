@@ -1,8 +1,8 @@
 """Moving the write-ahead log into the database, on a thread with a connection of its own.
 
 The committing connection never checkpoints.  It tells this thread the length of the log; from
-`WAKE_PAGES` on the thread makes a passive checkpoint, which stops nobody, and at once a restarting
-one, which holds writers back for the little that is left, so that the next commit begins the log
+`WAKE_PAGES` on the thread makes passive checkpoints, which stop nobody, until little is left, and
+then a restarting one, which holds writers back for the rest, so that the next commit begins the log
 anew.  That bounds the log, and keeps it in pages that exist: writing and syncing fresh ones costs
 about twice as much.  Writers meet the restart as a busy database and retry.
 
@@ -17,7 +17,13 @@ from collections.abc import Callable
 
 import apsw
 
-WAKE_PAGES = 2_000
+WAKE_PAGES = 8_000
+"""32 MiB: long enough that a page which many commits change is moved once for all of them."""
+
+FEW_PAGES = 400
+PASSIVE_ROUNDS = 4
+"""Passive checkpoints go on until at most FEW_PAGES are left, but not for more rounds than this."""
+
 RESTART_WAIT_MS = 50
 """How long the restarting checkpoint holds writers back for the sake of a slow reader; then the log
 grows by WAKE_PAGES before the next try."""
@@ -72,7 +78,7 @@ class Checkpointer:
                 self._wake.wait()
                 if self._closing:
                     return
-                restarted = _checkpoint(connection)
+                restarted = self._checkpoint(connection)
                 self._threshold_pages = self._wake_pages + (0 if restarted else self._pages)
                 self._wake.clear()
         except apsw.Error as error:
@@ -80,12 +86,14 @@ class Checkpointer:
         finally:
             connection.close()
 
-
-def _checkpoint(connection: apsw.Connection) -> bool:
-    """Returns whether the log starts anew: not while old pages are read, nor on a full disk."""
-    try:
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-    except (apsw.BusyError, apsw.FullError):
-        return False
-    return True
+    def _checkpoint(self, connection: apsw.Connection) -> bool:
+        """Returns whether the log starts anew: not while old pages are read, nor on a full disk."""
+        try:
+            for _ in range(PASSIVE_ROUNDS):
+                _, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                if self._pages - moved <= FEW_PAGES:
+                    break
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except (apsw.BusyError, apsw.FullError):
+            return False
+        return True
