@@ -105,7 +105,7 @@ def random_pieces(random: Random, layout: Layout) -> list[Piece]:
     st.sampled_from(CODES),
     st.sampled_from([Compression.NONE, Compression.LZ4]),
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_written_comes_back(seed: int, code: Code, compression: Compression) -> None:
     trio.run(one_round, seed, code, compression, clock=MockClock(autojump_threshold=0))
 
