@@ -19,7 +19,7 @@ from rainfs.cli.volume_url import Mount, absolute, database_of, lies_below, moun
 from rainfs.errors import InputError, MountPointError
 
 
-@click.command("demo")
+@click.command("demo", short_help="Run and mount an array on this machine.")
 @click.argument("mountpoint", metavar="MOUNTPOINT")
 @click.option("--dir", "directory", metavar="DIR", help="Where nodes and metadata are kept.")
 @click.option("--nodes", type=click.IntRange(1, 255), help="Storage nodes.  [default: 6]")

@@ -52,7 +52,7 @@ class FormatRequest:
     backend_urls: tuple[str, ...]
 
 
-@click.command("format")
+@click.command("format", short_help="Make a volume out of nodes.")
 @click.argument("meta", metavar="META_URL")
 @click.argument("backend_urls", metavar="BACKEND_URL...", nargs=-1, required=True)
 @click.option("--name", required=True, help="Name of the volume.")

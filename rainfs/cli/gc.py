@@ -23,7 +23,7 @@ from rainfs.meta.sessions import Session
 NODE_DEADLINE_S = 10.0
 
 
-@click.command("gc")
+@click.command("gc", short_help="Delete what no file needs.")
 @click.argument("volume", metavar="META_URL|MOUNTPOINT")
 def gc_command(volume: str) -> None:
     """Delete what no file needs, on the nodes and in the metadata; safe beside a mount."""

@@ -15,7 +15,7 @@ from rainfs.memory import keep_freed_memory
 from rainfs.mount.options import parse_options
 
 
-@click.command("mount")
+@click.command("mount", short_help="Mount a volume.")
 @click.argument("volume", metavar="META_URL")
 @click.argument("mountpoint", metavar="MOUNTPOINT")
 @click.option("-o", "options", multiple=True, metavar="OPT[,OPT...]", help="Mount options.")

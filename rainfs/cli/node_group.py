@@ -13,6 +13,6 @@ COMMANDS = {
 }
 
 
-@click.group("node", cls=LazyGroup, places=COMMANDS)
+@click.group("node", short_help="Serve, add or list storage nodes.", cls=LazyGroup, places=COMMANDS)
 def node_group() -> None:
     """Storage nodes: serve one, add one to a volume, list a volume's."""

@@ -25,7 +25,7 @@ from rainfs.cli.volume_url import meta_url, mounts_of
 from rainfs.meta.nodes import list_nodes
 
 
-@click.command("status")
+@click.command("status", short_help="Show space, nodes and exposure.")
 @click.argument("volume", metavar="META_URL|MOUNTPOINT")
 @click.option("--json", "as_json", is_flag=True, help="A stable form for programs.")
 def status_command(volume: str, as_json: bool) -> None:

@@ -35,7 +35,7 @@ class FlushFailed(RainError):
     """The mount ended without making everything durable."""
 
 
-@click.command("umount")
+@click.command("umount", short_help="Unmount; returns when all is durable.")
 @click.argument("mountpoint", metavar="MOUNTPOINT")
 @click.option("--force", is_flag=True, help="Abort the mount, even if it is busy or stuck.")
 def umount_command(mountpoint: str, force: bool) -> None:
