@@ -17,6 +17,7 @@ from rainfs.cli.sizes import SIZE, format_size
 from rainfs.cli.umount import unmount_and_wait
 from rainfs.cli.volume_url import Mount, absolute, database_of, lies_below, mount_on, url_of
 from rainfs.errors import InputError, MountPointError
+from rainfs.mount.mountpoint import is_dead
 
 
 @click.command("demo", short_help="Run and mount an array on this machine.")
@@ -81,7 +82,7 @@ def _start(mountpoint: str, home: Path, shape: Shape, options: Sequence[str]) ->
     )
     if array.make_volume():
         click.echo(f"volume:  made, every stripe coded {record.data}+{record.parity}")
-    if mount is not None and answers(mountpoint):
+    if mount is not None and not is_dead(Path(mountpoint)):
         click.echo(f"mount:   {mountpoint} was mounted already")
         return
     for remark in mount_in_background(array.meta_url, mountpoint, options):
@@ -93,15 +94,6 @@ def _start(mountpoint: str, home: Path, shape: Shape, options: Sequence[str]) ->
 def _make_mount_point(path: Path) -> None:
     if not path.exists() and path.parent.is_dir():
         path.mkdir()
-
-
-def answers(mountpoint: str) -> bool:
-    """Whether the mount has a living process behind it; a dead one says so at once."""
-    try:
-        os.statvfs(mountpoint)
-    except OSError:
-        return False
-    return True
 
 
 def _suggest(array: LocalArray, mountpoint: str) -> None:
