@@ -78,6 +78,8 @@ class Engine(Protocol):
     async def durable(self) -> None:
         """Return once every commit that returned before this call is on stable storage.
 
+        That goes for commits of every process: whoever acts on what it has read calls this first.
+
         Concurrent callers share one synchronisation.  Raises: MetadataError if it failed.
         """
         ...

@@ -55,6 +55,8 @@ _DATABASE_MODE = 0o600
 _GET = "SELECT v FROM kv WHERE k=?"
 _PUT = "INSERT INTO kv VALUES(?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v"
 _DELETE = "DELETE FROM kv WHERE k=?"
+_OTHERS = "PRAGMA data_version"
+"""A number that changes when another connection, of any process, has committed."""
 # A literal limit: with a bound one SQLite takes twice as long.  Powers of two keep the statement
 # cache small.
 _MAX_LIMIT_BITS = 20
@@ -211,6 +213,8 @@ class SqliteEngine:
         self._random = random.Random()  # noqa: S311 (jitter, not secrets)
         self._active = False
         self._closed = False
+        # What is read first may be a commit that nobody has synced: the first call owes that.
+        self._others: int | None = None
 
     @property
     def url(self) -> str:
@@ -260,8 +264,22 @@ class SqliteEngine:
         return result
 
     async def durable(self) -> None:
-        """See `Engine.durable`."""
+        """See `Engine.durable`; commits of other connections and processes are owed as well."""
+        if not self._closed and self._others_committed():
+            self._sync.committed()
         await self._sync.durable()
+
+    def _others_committed(self) -> bool:
+        """Whether another connection has committed since this was asked last."""
+        try:
+            version = self._execute(_OTHERS).fetchone()[0]
+        except apsw.BusyError:
+            return True
+        except apsw.Error as error:
+            raise translate(error, self._path) from error
+        changed = bool(version != self._others)
+        self._others = version
+        return changed
 
     def lock_session(self) -> SessionLock | None:
         """See `Engine.lock_session`."""

@@ -291,3 +291,22 @@ async def test_checkpoints_bound_the_log_and_lose_nothing(tmp_path: Path) -> Non
         assert await get(other, b"%d" % number) == b"x" * 100
     await other.aclose()
     await engine.aclose()
+
+
+async def test_durable_owes_the_commits_of_other_processes_too(tmp_path: Path) -> None:
+    path = tmp_path / "kv.db"
+    writer = SqliteEngine(path, create=True)
+    await put(writer, b"before")
+    files = CountingFiles()
+    reader = SqliteEngine(path, files=files)
+    assert await get(reader, b"before") == b"v"
+    await reader.durable()
+    assert files.syncs == 1, "what was read may have been committed and not synced"
+    await reader.durable()
+    assert files.syncs == 1, "nothing new to sync"
+    await put(writer, b"after")
+    assert await get(reader, b"after") == b"v"
+    await reader.durable()
+    assert files.syncs == 2
+    await reader.aclose()
+    await writer.aclose()
