@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,17 @@ def answers(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_a_node_whose_port_was_taken_meanwhile_gets_another(site: DemoSite) -> None:
+    site.run(*SMALL, "--nodes", "2", "--data", "1", "--parity", "1")
+    write_durably(site.mountpoint / "file", b"content")
+    site.run("--stop")
+    port = json.loads((site.directory / "demo.json").read_text())["ports"][0]
+    with socket.create_server(("127.0.0.1", port)):
+        site.run()
+        assert site.status() == ["up", "up"]
+        assert (site.mountpoint / "file").read_bytes() == b"content"
 
 
 def test_a_demo_of_another_shape_is_not_changed(site: DemoSite) -> None:
