@@ -46,12 +46,14 @@ MAX_BLOCKS_PER_COMMIT = MAX_BLOCKS_PER_STRIPE
 
 
 class State(enum.Enum):
-    """Where a batch is."""
+    """Where a batch is.  WRITTEN ones wait for their turn; `cut` may take them back, but nobody a
+    batch whose commit runs."""
 
     WRITING = 1
     WRITTEN = 2
-    FAILED = 3
-    COMMITTED = 4
+    COMMITTING = 3
+    FAILED = 4
+    COMMITTED = 5
 
 
 class Part:
@@ -201,10 +203,11 @@ class Flusher:
         """
         self.drop_dirty(inode, size)
         while True:
-            busy = [b for b, _ in inode.layers if b.state is State.WRITING]
-            if not busy:
+            busy = [b for b, _ in inode.layers if b.state is not State.FAILED]
+            waited = next((b.settled for b in busy if not b.settled.is_set()), None)
+            if waited is None:
                 break
-            await busy[0].settled.wait()
+            await waited.wait()
         for batch, data in inode.layers:
             if data.stop > size:
                 self._give_up_stripe(batch)
@@ -326,8 +329,7 @@ class Flusher:
             self._session.settle(batch.view.id)
             self._array.forget(batch.view.id)
             batch.view = None
-        if batch.state is State.WRITTEN:
-            batch.state = State.FAILED
+        batch.state = State.FAILED
 
     def _committable(self) -> list[Batch]:
         group: list[Batch] = []
@@ -351,6 +353,7 @@ class Flusher:
                 views = [batch.view for batch in group if batch.view is not None]
                 updates: dict[Inode, FileUpdate] = {}
                 for batch in group:
+                    batch.state = State.COMMITTING
                     for part in batch.parts:
                         inode = part.inode
                         updates[inode] = FileUpdate(
