@@ -126,12 +126,13 @@ def start_in_background(
         os.close(writing)
     try:
         report = _read_report(reading, timeout_s)
+    except TimeoutError as error:
+        child.terminate()
+        reason = f"process {child.pid} was not ready within {timeout_s:.0f} s: {log}"
+        raise StartFailed(reason) from error
     finally:
         os.close(reading)
     if report is None:
-        if child.poll() is None:
-            child.terminate()
-            raise StartFailed(f"process {child.pid} was not ready within {timeout_s:.0f} s: {log}")
         raise StartFailed(f"the process ended without a word: {last_line(log)} ({log})")
     if not report.ready:
         child.wait()
@@ -140,13 +141,14 @@ def start_in_background(
 
 
 def _read_report(fd: int, timeout_s: float) -> Report | None:
+    """Return the report, None when the pipe was closed without one.  Raises: TimeoutError."""
     deadline = time.monotonic() + timeout_s
     content = b""
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
         while not content.endswith(b"\n") and len(content) < MAX_REPORT_BYTES:
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                return None
+                raise TimeoutError
             piece = os.read(fd, MAX_REPORT_BYTES)
             if not piece:
                 return None
