@@ -13,7 +13,7 @@ import trio
 
 from rainfs.array.array import Array
 from rainfs.care.tombstones import bury
-from rainfs.errors import MetadataError, StorageError
+from rainfs.errors import RainError
 from rainfs.meta.engine import Engine
 from rainfs.meta.sessions import Session
 from rainfs.meta.stripes import tombstones
@@ -55,8 +55,11 @@ class Reaper:
             taken = 0
             try:
                 taken = await self.round()
-            except (MetadataError, StorageError) as error:
+            except RainError as error:
                 log.warning("reaper: %s", error)
+            except Exception:
+                # Whatever this is, it must not end the mount; the tombstones are still there.
+                log.exception("reaper")
             if taken < BATCH_STRIPES:
                 await trio.sleep(ROUND_S)
 

@@ -20,7 +20,7 @@ from rainfs.care.reaper import Reaper
 from rainfs.cli.access import opened_volume
 from rainfs.cli.local_store import directory_of
 from rainfs.cli.volume_url import absolute, database_of, lies_below
-from rainfs.errors import InputError
+from rainfs.errors import InputError, RainError
 from rainfs.meta.engine import Engine
 from rainfs.meta.nodes import list_nodes
 from rainfs.meta.sessions import Session
@@ -130,11 +130,14 @@ async def _watch_nodes(engine: Engine, array: Array, known: Sequence[Node]) -> N
     """Tell the array about nodes that were added or changed while the mount runs."""
     while True:
         await trio.sleep(NODE_TABLE_POLL_S)
-        nodes = await list_nodes(engine)
-        if list(nodes) != list(known):
-            log.info("the node table changed: %d nodes", len(nodes))
-            await array.set_nodes(nodes)
-            known = nodes
+        try:
+            nodes = await list_nodes(engine)
+            if list(nodes) != list(known):
+                log.info("the node table changed: %d nodes", len(nodes))
+                await array.set_nodes(nodes)
+                known = nodes
+        except RainError as error:
+            log.warning("the node table could not be taken over: %s", error)
 
 
 async def exposure_remarks(engine: Engine, array: Array) -> list[str]:
