@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AsyncExitStack
 
 import click
@@ -55,6 +56,7 @@ async def _collect(url: str) -> tuple[Collected, int, dict[int, str]]:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            disable=not sys.stderr.isatty(),
         ) as bar:
             task = bar.add_task("shards", total=None)
             collector = Collector(
