@@ -357,7 +357,7 @@ def test_what_cannot_be_offered_fails_as_the_kernel_says(where: Path) -> None:
         assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
         assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 5000
         with path.with_name("copy").open("wb") as copy:
-            assert os.copy_file_range(file.fileno(), copy.fileno(), 5000) == 5000
+            assert os.copy_file_range(file.fileno(), copy.fileno(), 5000, 0) == 5000
     assert path.with_name("copy").read_bytes() == b"x" * 5000
     with fails(errno.EOPNOTSUPP):
         os.open(where, os.O_TMPFILE | os.O_RDWR)
@@ -511,7 +511,7 @@ def test_access_control_lists(where: Path) -> None:
     finally:
         os.umask(old)
     listed = subprocess.run(
-        ["getfacl", "-cE", str(inherited), str(where / "d")],
+        ["getfacl", "-cEn", str(inherited), str(where / "d")],
         check=True,
         capture_output=True,
         text=True,
