@@ -120,5 +120,7 @@ install_rainfs() {
     else
         "$VENV/bin/pip" install --quiet "$target"
     fi
+    # What the build leaves beside the sources is of no use to anybody.
+    rm -rf "$ROOT/build" "$ROOT/rainfs.egg-info"
     printf '%s\n' "$want" >"$stamp"
 }
