@@ -97,6 +97,10 @@ class ArrayUnavailable(ArrayError):
     """Too few nodes answer, within the deadline, to write or read a stripe.  Waiting may help."""
 
 
+class StripeSpoiled(ArrayError):
+    """Every node may hold another form of this stripe id.  A new id may be written at once."""
+
+
 class StripeLost(ArrayError):
     """More shards of a stripe are missing or corrupt than its parity can replace."""
 

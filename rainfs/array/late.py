@@ -1,9 +1,9 @@
 """Acts on calls that are late, without a task for each call.
 
-Owns one task that looks over all watched calls every TICK_S while there are any.  Refuses to know
-what the calls are.  Invariants: an action runs only after two looks found its call overdue (so a
-stall of this process itself, in which answers may have piled up, makes nothing late), and never
-after `remove`.
+Owns one task that looks over all watched calls when the first of them is due: a call that is
+answered in time costs no wake-up.  Refuses to know what the calls are.  Invariants: an action runs
+only after two looks found its call overdue (so a stall of this process itself, in which answers may
+have piled up, makes nothing late), and never after `remove`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class LateWatch:
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
         self._wake = trio.Event()
+        self._next_s = float("inf")
 
     def add(self, watched: Watched) -> None:
         """Run `watched.act` soon after the clock passes `due_s`, unless removed before."""
-        if not self._watched:
-            self._wake.set()
         self._watched.add(watched)
+        if watched.due_s < self._next_s:
+            self._next_s = watched.due_s
+            self._wake.set()
 
     def remove(self, watched: Watched) -> None:
         """Watch it no longer; harmless twice."""
@@ -49,11 +51,12 @@ class LateWatch:
     async def run(self) -> None:
         """Look over the calls until cancelled."""
         while True:
-            await self._wake.wait()
             self._wake = trio.Event()
-            while self._watched:
-                await trio.sleep(TICK_S)
+            with trio.move_on_at(self._next_s + TICK_S) as due:
+                await self._wake.wait()
+            if due.cancelled_caught:
                 self._look()
+                self._next_s = min((each.due_s for each in self._watched), default=float("inf"))
 
     def _look(self) -> None:
         now_s = trio.current_time()

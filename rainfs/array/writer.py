@@ -33,7 +33,14 @@ from rainfs.array.latency import put_kind
 from rainfs.array.members import Member, Members, candidates
 from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
 from rainfs.array.values import Piece
-from rainfs.errors import ArrayFull, ArrayUnavailable, InputError, ShardConflict, StorageError
+from rainfs.errors import (
+    ArrayFull,
+    ArrayUnavailable,
+    InputError,
+    ShardConflict,
+    StorageError,
+    StripeSpoiled,
+)
 from rainfs.memory import BufferPool
 from rainfs.model import (
     KIB,
@@ -180,6 +187,8 @@ class Writer:
                 raise ArrayUnavailable(f"no node took a shard within {self._deadline_s:g} s")
             writable = self._members.writable(job.m)
             willing = [member for member in writable if job.may_use(member.node.number)]
+            if len(writable) > job.m and not willing:
+                raise StripeSpoiled(f"all nodes that are up may hold stripe {job.stripe:x} already")
             patient = now_s - job.begun_s < PATIENCE_S and self._members.unsettled()
             if not willing or (len(willing) <= job.m and patient):
                 await self._members.wait_changed(RETRY_S)

@@ -3,10 +3,10 @@
 Owns the threads that wait for the disk, and group commit: whatever puts are ready when the last
 commit is over share the next one, and with it its synchronisations.  Refuses to know connections
 and volumes.  Invariants: the store is called from worker threads only, except for `nowait` reads,
-which do not block, and for a lone small put on a disk that has lately been faster than the way to a
-thread and back; every put and every get that needs a thread is answered exactly once, on the
-trio thread; its memory is referred to until the answer and not after it, also when whoever asked
-has long gone.
+which do not block, and for a lone small put or read on a disk that has lately been faster than the
+way to a thread and back; every put and every get that needs a thread is answered exactly once, on
+the trio thread; its memory is referred to until the answer and not after it, also when whoever
+asked has long gone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 SMALL_PUT_BYTES = 64 * KIB
 """Puts up to this long are written by the committing thread itself: that saves a hop."""
 
-INLINE_COMMIT_S = 0.000_4
+INLINE_COMMIT_S = 0.001
 """A lone small put is committed without a thread while commits take no longer than this."""
 
 SMOOTHING = 0.2
@@ -42,6 +42,9 @@ SMOOTHING = 0.2
 
 INLINE_READ_BYTES = 64 * KIB
 """Reads up to this long are tried without a thread first."""
+
+INLINE_READ_S = 0.001
+"""A lone small read waits for the disk without a thread while reads take no longer than this."""
 
 MAX_COMMIT_PUTS = 256
 MAX_WRITER_THREADS = 4
@@ -89,6 +92,7 @@ class AsyncStore:
         self._committer.start()
         self._commit_s = INLINE_COMMIT_S * 2
         self._quiet_since_s = 0.0
+        self._read_s = INLINE_READ_S * 2
         self._unanswered = 0
         self._all_answered = trio.Event()
         self._closed = False
@@ -210,13 +214,25 @@ class AsyncStore:
     # --- Everything else. -----------------------------------------------------------------------
 
     def get_nowait(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
-        """Return verified bytes, or None when that may have to wait for the disk.
+        """Return verified bytes, or None when that takes a thread.
 
         Raises: ShardMissing, ShardCorrupt, NodeFailing, InputError.
         """
         if length > INLINE_READ_BYTES:
             return None
-        return self._store.read(key, offset, length, nowait=True)
+        if self._unanswered or self._read_s > INLINE_READ_S:
+            return self._store.read(key, offset, length, nowait=True)
+        return self._timed_read(key, offset, length, None)
+
+    def _timed_read(
+        self, key: ShardKey, offset: int, length: int, into: memoryview | None
+    ) -> memoryview:
+        begun_s = time.perf_counter()
+        found = self._store.read(key, offset, length, into=into)
+        assert found is not None
+        if length <= INLINE_READ_BYTES:
+            self._read_s += (time.perf_counter() - begun_s - self._read_s) * SMOOTHING
+        return found
 
     def begin_get(
         self, key: ShardKey, offset: int, length: int, into: memoryview | None, got: Got
@@ -236,9 +252,7 @@ class AsyncStore:
     ) -> None:
         outcome: memoryview | RainError
         try:
-            found = self._store.read(key, offset, length, into=into)
-            assert found is not None
-            outcome = found
+            outcome = self._timed_read(key, offset, length, into)
         except RainError as error:
             outcome = error
         except Exception:

@@ -21,8 +21,8 @@ from rainfs.meta.open import open_engine
 from rainfs.meta.volume import Volume, format_volume, open_volume
 from rainfs.model import (
     DEFAULT_BLOCK_BYTES,
+    MAX_SHARD_BYTES,
     MIB,
-    PAGE_BYTES,
     Code,
     Compression,
     Layout,
@@ -37,8 +37,8 @@ from rainfs.model import (
 
 DEFAULT_CODE = reed_solomon(4, 2)
 MAX_SHARD_BYTES_BY_DEFAULT = 1 * MIB
-MAX_STRIPE_BYTES_BY_DEFAULT = 16 * MIB
-"""Stripes of wide codes get shorter shards, so that a mount's buffers hold several of them."""
+MAX_STRIPE_BYTES_BY_DEFAULT = MAX_SHARD_BYTES
+"""A stripe must fit one data shard when only m + 1 nodes are left: wide codes get short shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,14 @@ def choose_code(nodes: int, data: int | None, parity: int | None, copies: int | 
 
 def layout_for(code: Code, compression: Compression) -> Layout:
     """Return the layout of a new volume."""
-    share = MAX_STRIPE_BYTES_BY_DEFAULT // code.k // PAGE_BYTES * PAGE_BYTES
+    share = min(MAX_SHARD_BYTES_BY_DEFAULT, MAX_STRIPE_BYTES_BY_DEFAULT // code.k)
+    shard_bytes = 1 << (share.bit_length() - 1)
     return Layout(
         id=LayoutId(1),
         code=code,
         compression=compression,
-        shard_bytes=max(DEFAULT_BLOCK_BYTES, min(MAX_SHARD_BYTES_BY_DEFAULT, share)),
+        shard_bytes=shard_bytes,
+        block_bytes=min(DEFAULT_BLOCK_BYTES, shard_bytes),
     )
 
 

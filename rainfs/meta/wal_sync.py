@@ -22,7 +22,7 @@ import trio
 
 from rainfs.errors import MetadataError
 
-INLINE_SYNC_S = 0.000_4
+INLINE_SYNC_S = 0.001
 """While syncs take no longer than this they are made in line: a thread costs as much."""
 
 SMOOTHING = 0.2

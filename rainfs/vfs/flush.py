@@ -16,12 +16,19 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 
 from rainfs.array.array import Array, Piece
-from rainfs.errors import ArrayError, InputOutput, MetadataError, RainError, SessionLost
+from rainfs.errors import (
+    ArrayError,
+    InputOutput,
+    MetadataError,
+    RainError,
+    SessionLost,
+    StripeSpoiled,
+)
 from rainfs.meta.engine import Engine
 from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents, FileUpdate
 from rainfs.meta.sessions import Session
@@ -37,6 +44,9 @@ TICK_S = 0.5
 
 DURABLE_S = 5.0
 """Commits become durable at least this often."""
+
+MAX_SPOILED = 3
+"""Stripe ids that one attempt to write may use up."""
 
 MAX_FILES_PER_BATCH = 1024
 """Bounds the keys of one commit."""
@@ -293,21 +303,32 @@ class Flusher:
             for offset, length, buffers in part.bytes.pieces(self._layout.block_bytes)
         ]
         if pieces:
-            stripe = self._session.next_stripe()
             try:
-                view = await self._array.write(stripe, pieces, self._layout)
+                batch.view = await self._write_stripe(pieces)
             except ArrayError as error:
-                self._session.settle(stripe)
                 self._fail(batch, error)
                 return
             except Exception as error:
                 log.exception("a stripe could not be written")
-                self._session.settle(stripe)
                 self._fail(batch, InputOutput(f"writing a stripe failed: {error!r}"))
                 return
-            batch.view = view
         batch.state = State.WRITTEN
         await self._commit()
+
+    async def _write_stripe(self, pieces: Sequence[Piece]) -> StripeView:
+        """Write a stripe under a new id, under a few if nodes come and go meanwhile."""
+        for attempt in range(1, MAX_SPOILED + 1):
+            stripe = self._session.next_stripe()
+            try:
+                return await self._array.write(stripe, pieces, self._layout)
+            except StripeSpoiled:
+                self._session.settle(stripe)
+                if attempt == MAX_SPOILED:
+                    raise
+            except Exception:
+                self._session.settle(stripe)
+                raise
+        raise AssertionError("unreachable")
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         """End an attempt without success; whoever closes or syncs the files is told."""

@@ -9,7 +9,13 @@ from trio.testing import MockClock
 from rainfs.array.about import decode_about
 from rainfs.array.array import Array, Piece
 from rainfs.array.values import MAX_PIECES_PER_STRIPE
-from rainfs.errors import ArrayFull, ArrayUnavailable, InputError, NodeUnavailable, ShardConflict
+from rainfs.errors import (
+    ArrayFull,
+    InputError,
+    NodeUnavailable,
+    ShardConflict,
+    StripeSpoiled,
+)
 from rainfs.model import (
     KIB,
     MAX_SHARD_BYTES,
@@ -116,7 +122,7 @@ async def test_a_stripe_that_nodes_hold_otherwise_is_given_up(autojump_clock: Mo
     async with open_rig() as rig:
         for node in rig.fleet.nodes:
             node.fail("put", ShardConflict("held with other content"))
-        with pytest.raises(ArrayUnavailable):
+        with pytest.raises(StripeSpoiled):
             await rig.write(rig.pieces([8 * KIB] * 8), layout_of())
 
 

@@ -13,7 +13,7 @@ from rainfs.cli.access import opened_volume
 from rainfs.cli.format import FormatRequest, choose_code, layout_for, make_volume
 from rainfs.errors import AlreadyFormatted, ForeignVolume, InputError, NodeUnavailable
 from rainfs.meta.nodes import list_nodes
-from rainfs.model import Compression, VolumeId, mirror, reed_solomon
+from rainfs.model import MAX_SHARD_BYTES, Compression, VolumeId, mirror, reed_solomon
 
 MIB = 1 << 20
 
@@ -43,11 +43,11 @@ def test_a_code_that_the_nodes_cannot_hold_is_refused(
 
 
 @pytest.mark.parametrize("k", [1, 4, 16, 17, 100, 250])
-def test_stripes_of_wide_codes_stay_within_what_buffers_hold(k: int) -> None:
+def test_a_stripe_of_a_wide_code_fits_one_shard_when_few_nodes_are_left(k: int) -> None:
     layout = layout_for(reed_solomon(k, 2), Compression.LZ4)
     assert layout.block_bytes <= layout.shard_bytes <= MIB
     assert layout.shard_bytes % 4096 == 0
-    assert layout.stripe_bytes <= max(16 * MIB, k * layout.block_bytes)
+    assert layout.stripe_bytes <= MAX_SHARD_BYTES
 
 
 def request(root: Path, *names: str, name: str = "v") -> FormatRequest:
