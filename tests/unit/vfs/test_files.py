@@ -16,6 +16,7 @@ from rainfs.errors import (
     NoSpace,
     NotFound,
     ReadOnly,
+    ShardConflict,
 )
 from rainfs.model import KIB, MAX_FILE_BYTES, MIB, ROOT_INODE
 from rainfs.vfs.attributes import Change
@@ -223,6 +224,18 @@ async def test_a_failed_flush_keeps_the_bytes_and_a_later_one_succeeds(
         assert await mount.read(handle) == b"fiRST"
     async with mounted(disk) as mount:
         assert await mount.content(b"f") == b"fiRST"
+
+
+async def test_a_stripe_id_that_all_nodes_refuse_is_replaced_without_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    async with mounted(Disk()) as mount:
+        handle = await mount.create(b"f")
+        await mount.write(handle, 0, b"kept")
+        for node in mount.disk.fleet.nodes:
+            node.fail("put", ShardConflict("held with other content"))
+        await mount.vfs.files.fsync(handle)
+        assert await mount.read(handle) == b"kept"
 
 
 async def test_close_tells_once_of_a_failed_background_flush(autojump_clock: MockClock) -> None:
