@@ -37,6 +37,9 @@ SMALL_PUT_BYTES = 64 * KIB
 INLINE_COMMIT_S = 0.001
 """A lone small put is committed without a thread while commits take no longer than this."""
 
+BURST_GAP_S = 0.000_1
+"""Puts that follow the last answer sooner than this belong to a burst and share a commit."""
+
 SMOOTHING = 0.2
 """Weight of the newest commit in the usual time of one."""
 
@@ -141,7 +144,7 @@ class AsyncStore:
     def _is_quick(self) -> bool:
         """Whether a commit costs less than a thread would, and no burst of puts is to share it."""
         idle_s = trio.current_time() - self._quiet_since_s
-        return self._commit_s <= INLINE_COMMIT_S and idle_s > self._commit_s
+        return self._commit_s <= INLINE_COMMIT_S and idle_s > BURST_GAP_S
 
     def _write_and_queue(self, put: _Put) -> None:
         self._write(put)

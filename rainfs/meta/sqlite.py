@@ -46,6 +46,12 @@ APPLICATION_ID = 0x5261494E
 SCHEMA_VERSION = 1
 CACHE_KIB = 32 * 1024
 OPEN_WAIT_MS = 5_000
+LOG_FRAME_BYTES = 4096 + 24
+"""A page in the log, with its header."""
+
+LOG_SLACK_PARTS = 8
+"""One part in so many of the log made in advance is for what comes during a checkpoint."""
+
 BUSY_DEADLINE_S = 10.0
 BUSY_PAUSE_S = 0.000_5
 MAX_BUSY_PAUSE_S = 0.02
@@ -201,6 +207,7 @@ class SqliteEngine:
         except BaseException:
             self._connection.close()
             raise
+        self._log_bytes = wake_pages * LOG_SLACK_PARTS // (LOG_SLACK_PARTS - 1) * LOG_FRAME_BYTES
         self._checkpointer = Checkpointer(
             lambda: self._connect(RESTART_WAIT_MS),
             self._sync.fail,
@@ -282,8 +289,28 @@ class SqliteEngine:
         return changed
 
     def lock_session(self) -> SessionLock | None:
-        """See `Engine.lock_session`."""
-        return session_lock.take(self._session_path)
+        """See `Engine.lock_session`; whoever gets it will write much, and finds a long log."""
+        lock = session_lock.take(self._session_path)
+        if lock is not None:
+            try:
+                self._lengthen_log()
+            except BaseException:
+                lock.release()
+                raise
+        return lock
+
+    def _lengthen_log(self) -> None:
+        self._connection.set_busy_timeout(OPEN_WAIT_MS)
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            self._sync.extend(self._log_bytes)
+        except apsw.BusyError:
+            return  # Another process writes all the time; the log grows by itself.
+        except apsw.Error as error:
+            raise translate(error, self._path) from error
+        finally:
+            self._roll_back()
+            self._connection.set_busy_timeout(0)
 
     def session_locked(self) -> bool:
         """See `Engine.session_locked`."""

@@ -13,8 +13,10 @@ A failed sync is final: the kernel may have dropped the dirty pages, and a later
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,8 @@ from rainfs.errors import MetadataError
 
 INLINE_SYNC_S = 0.001
 """While syncs take no longer than this they are made in line: a thread costs as much."""
+
+_EXTEND_BYTES = 1 << 20
 
 SMOOTHING = 0.2
 """Weight of the newest sync in the usual time of one."""
@@ -38,6 +42,14 @@ class SyncFiles(Protocol):
 
     def fdatasync(self, descriptor: int) -> None:
         """Make the file's bytes and length durable."""
+        ...
+
+    def size(self, descriptor: int) -> int:
+        """Return the file's length in bytes."""
+        ...
+
+    def pwrite(self, descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
+        """Write all of `buffers`, one after another."""
         ...
 
     def sync_directory(self, path: Path) -> None:
@@ -59,6 +71,18 @@ class SystemFiles:
     def fdatasync(self, descriptor: int) -> None:
         """Make the file's bytes and length durable."""
         os.fdatasync(descriptor)
+
+    def size(self, descriptor: int) -> int:
+        """Return the file's length in bytes."""
+        return os.fstat(descriptor).st_size
+
+    def pwrite(self, descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
+        """Write all of `buffers`, one after another."""
+        for buffer in buffers:
+            left = memoryview(buffer)
+            while left:
+                written = os.pwrite(descriptor, left, offset)
+                left, offset = left[written:], offset + written
 
     def sync_directory(self, path: Path) -> None:
         """Make the directory's entries durable."""
@@ -98,6 +122,24 @@ class WalSync:
             files.sync_directory(wal.parent)
         except OSError as error:
             raise MetadataError(f"cannot open {wal}: {error.strerror}") from error
+
+    def extend(self, log_bytes: int) -> None:
+        """Append zeros up to `log_bytes`, so that later syncs find their pages allocated.
+
+        SQLite takes zeros for the end of the log.  The caller holds its write lock, so that nobody
+        else is appending.  A full disk leaves the log shorter, which costs speed alone.
+        """
+        assert self._descriptor is not None
+        try:
+            at = self._files.size(self._descriptor)
+            while at < log_bytes:
+                step = min(_EXTEND_BYTES, log_bytes - at)
+                self._files.pwrite(self._descriptor, [bytes(step)], at)
+                at += step
+            self._files.fdatasync(self._descriptor)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise MetadataError(f"cannot extend {self._wal}: {error.strerror}") from error
 
     def committed(self) -> None:
         """Note one more commit that `durable` owes."""

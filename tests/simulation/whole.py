@@ -7,7 +7,6 @@ crash state is reopened.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,28 +57,6 @@ WAKE_PAGES = 40
 ROOT = Caller(0, 0, 0)
 
 
-class RecordedFiles:
-    """`SyncFiles` on a recording disk."""
-
-    def __init__(self, disk: RecordingDisk) -> None:
-        self._disk = disk
-
-    def open(self, path: Path) -> int:
-        return self._disk.open(path)
-
-    def fdatasync(self, descriptor: int) -> None:
-        self._disk.fdatasync(descriptor)
-
-    def same(self, descriptor: int, path: Path) -> bool:
-        return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
-
-    def sync_directory(self, path: Path) -> None:
-        self._disk.sync_directory(path)
-
-    def close(self, descriptor: int) -> None:
-        self._disk.close(descriptor)
-
-
 class Lab:
     """One volume, mounted without a kernel."""
 
@@ -114,7 +91,7 @@ class Lab:
 
 
 def _engine(root: Path, disk: RecordingDisk | None, *, create: bool) -> SqliteEngine:
-    files: SyncFiles = SYSTEM_FILES if disk is None else RecordedFiles(disk)
+    files: SyncFiles = SYSTEM_FILES if disk is None else disk
     return SqliteEngine(
         root / "rain.db",
         create=create,
