@@ -213,6 +213,10 @@ class Array:
         """Return the space on the nodes that are not down, in bytes of files of that layout."""
         return space_of(self._members.rooms(layout.code.m), layout.code)
 
+    async def look(self) -> None:
+        """Make `space` exact, as far as nodes answer (for a second or two at most)."""
+        await self._poll.probe_inexact()
+
     def health(self) -> list[NodeStatus]:
         """Return every node's state and last report."""
         return self._members.statuses()

@@ -36,6 +36,7 @@ class HealthPoll:
 
     async def probe(self, member: Member) -> None:
         """Ask one node, and report the answer or its absence."""
+        put_bytes = member.put_bytes
         try:
             with trio.fail_after(HEALTH_LATE_S):
                 health = await member.backend.health()
@@ -44,13 +45,20 @@ class HealthPoll:
         except RainError as error:
             self._members.missed(member, str(error), late=False)
         else:
-            self._members.reported(member, health)
+            self._members.reported(member, health, put_bytes)
 
     async def probe_all(self) -> None:
         """Ask all nodes at once; over after HEALTH_LATE_S at the latest."""
         async with trio.open_nursery() as nursery:
             for member in self._members:
                 nursery.start_soon(self.probe, member)
+
+    async def probe_inexact(self) -> None:
+        """Ask those nodes that are up whose room is a guess; over after HEALTH_LATE_S."""
+        async with trio.open_nursery() as nursery:
+            for member in self._members:
+                if member.up and not member.exact:
+                    nursery.start_soon(self.probe, member)
 
     def watch(self, member: Member) -> None:
         """Poll the member from now on."""

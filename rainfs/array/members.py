@@ -55,7 +55,11 @@ class Member:
         self.health: NodeHealth | None = None
         self.failing = False
         self.free_bytes = 0
-        """What is left, by the last report less what was put since."""
+        """What is left at least: the last report less the puts that ended since it was asked."""
+        self.put_bytes = 0
+        """Bytes of all puts that have ended, whatever came of them."""
+        self.told_put_bytes = 0
+        """`put_bytes` when the last report was asked for: what it is sure to show."""
         self.latency = Latency()
         self.silent_since_s = now_s
         self.answered_at_s = float("-inf")
@@ -68,6 +72,11 @@ class Member:
     def up(self) -> bool:
         """Whether calls to it are expected to be answered."""
         return self.state is NodeState.UP
+
+    @property
+    def exact(self) -> bool:
+        """Whether no put was taken off `free_bytes` that the report may have shown already."""
+        return self.put_bytes == self.told_put_bytes
 
     @property
     def shown_state(self) -> NodeState:
@@ -112,8 +121,12 @@ class Members:
 
     # --- What callers saw -------------------------------------------------------------------
 
-    def reported(self, member: Member, health: NodeHealth) -> None:
-        """The node answered a health call."""
+    def reported(self, member: Member, health: NodeHealth, told_put_bytes: int) -> None:
+        """The node answered a health call, made when `put_bytes` was `told_put_bytes`.
+
+        Puts that ended since may be in the report or not: they are taken off, which never counts
+        room that is gone.
+        """
         wrong = self._wrong_identity(member, health)
         if wrong is not None:
             self._move(member, NodeState.DOWN, wrong)
@@ -121,7 +134,8 @@ class Members:
         now_s = trio.current_time()
         member.health = health
         member.failing = health.failing
-        member.free_bytes = health.free_bytes
+        member.told_put_bytes = told_put_bytes
+        member.free_bytes = max(0, health.free_bytes - (member.put_bytes - told_put_bytes))
         member.answered_at_s = now_s
         if now_s >= member.held_until_s:
             self._move(member, NodeState.UP, "it answers")
@@ -167,7 +181,8 @@ class Members:
             self._move(member, NodeState.SUSPECT, f"a put took {seconds:.1f} s")
 
     def took(self, member: Member, nbytes: int) -> None:
-        """A put of `nbytes` took room that the next report will show."""
+        """A put of `nbytes` ended; it counts as room taken, whatever came of it, until a report."""
+        member.put_bytes += nbytes
         member.free_bytes = max(0, member.free_bytes - nbytes)
 
     # --- What callers ask -------------------------------------------------------------------
@@ -191,6 +206,13 @@ class Members:
     def unsettled(self) -> bool:
         """Whether some node is suspect: it may soon be up, or down."""
         return any(member.state is NodeState.SUSPECT for member in self._members.values())
+
+    def look_again(self) -> bool:
+        """Have nodes asked at once whose room is a guess; False if none is, and none is suspect."""
+        guessed = [member for member in self._members.values() if member.up and not member.exact]
+        for member in guessed:
+            member.kicked.set()
+        return bool(guessed) or self.unsettled()
 
     def rooms(self, m: int) -> list[Room]:
         """Return the figures of the nodes that are not down."""

@@ -59,7 +59,8 @@ MAX_ROUNDS = 32
 """Rounds of choosing nodes and sending that one write may take."""
 
 PATIENCE_S = 3.0
-"""How long a write that would lose redundancy waits for suspect nodes to answer."""
+"""How long a write that would lose redundancy waits for suspect nodes to answer, and one that finds
+no room for the nodes to say how much they really have."""
 
 RETRY_S = 0.25
 """Longest pause before a write that lacks nodes looks again."""
@@ -94,6 +95,8 @@ class _Job:
         self.m = layout.code.m
         self.total = check_pieces(pieces, layout)
         self.begun_s = self.progress_s = trio.current_time()
+        self.full_since_s: float | None = None
+        """When no room was found first."""
         self.built: Built | None = None
         self.placed: dict[int, NodeNumber] = {}
         """Shards of `built` that are durable, and where."""
@@ -206,10 +209,23 @@ class Writer:
                 await self._build(job, min(count - job.m, built.stripe.code.k - 1))
                 continue
             if count < n and (len(willing) > job.m or not count):
-                raise ArrayFull(f"{count} of {len(willing)} nodes have room, {job.m + 1} needed")
+                if not self._may_find_room(job):
+                    raise ArrayFull(f"{count} of {len(willing)} nodes have room, {n} needed")
+                await self._members.wait_changed(RETRY_S)
+                if built.stripe.code.k < width and not job.tried:
+                    # Wider stripes take less room, and nodes may have more than was guessed.
+                    await self._build(job, width)
+                continue
             job.wanted = min(n, count)
             self._assign(job, [c for c in roomy if c.number not in kept])
             return built
+
+    def _may_find_room(self, job: _Job) -> bool:
+        """Whether room may turn up soon: what is known of it is a guess, or nodes are suspect."""
+        now_s = trio.current_time()
+        if job.full_since_s is None:
+            job.full_since_s = now_s
+        return now_s - job.full_since_s < PATIENCE_S and self._members.look_again()
 
     def _assign(self, job: _Job, pool: Sequence[Candidate]) -> None:
         assert job.built is not None
@@ -324,7 +340,6 @@ class Writer:
                     ShardKey(job.stripe, shard), (payload,), built.abouts[shard], durable=True
                 )
                 self._members.answered(member, kind, trio.current_time() - begun_s)
-                self._members.took(member, len(payload))
                 return True
         except (ShardConflict, InputError) as error:
             job.refused.add(number)
@@ -336,6 +351,7 @@ class Writer:
             return False
         finally:
             self._watch.remove(watched)
+            self._members.took(member, len(payload))
         self._members.late(member, kind, trio.current_time() - begun_s)
         return False
 

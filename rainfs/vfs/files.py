@@ -116,10 +116,10 @@ class Files:
         if stop > MAX_FILE_BYTES:
             raise FileTooLarge(f"up to byte {stop}")
         flusher = self._flusher
-        if not flusher.admits(length):
+        while not (flusher.admits(length) and self._room.has(length)):
             await flusher.admit(length)
-        if not self._room.has(length, flusher.held):
-            raise NoSpace("the array has no room for these bytes")
+            if not self._room.has(length) and not await self._room.make(length):
+                raise NoSpace("the array has no room for these bytes")
         dirty = inode.dirty
         before = dirty.cost
         dirty.write(offset, data)

@@ -32,7 +32,7 @@ from rainfs.errors import (
 from rainfs.meta.engine import Engine
 from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents, FileUpdate
 from rainfs.meta.sessions import Session
-from rainfs.model import Layout, StripeView
+from rainfs.model import PAGE_BYTES, Layout, StripeView
 from rainfs.vfs.buffer import SegmentMap
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.options import VfsOptions
@@ -128,6 +128,8 @@ class Flusher:
         self._active = 0
         self.held = 0
         self.committed_bytes = 0
+        self.spent = 0
+        """What commits took off `exposed`."""
         self.uncommitted_durable = False
         self._wake = trio.Event()
         self._freed = trio.Event()
@@ -151,6 +153,12 @@ class Flusher:
     def admits(self, nbytes: int) -> bool:
         """Whether `nbytes` more may be held right now."""
         return self.held + nbytes <= self._options.dirty_bytes and self.broken is None
+
+    @property
+    def exposed(self) -> int:
+        """Cost of all that is not committed, with a page for the end of each file's flush."""
+        parts = len(self._dirty) + sum(len(batch.parts) for batch in self._batches)
+        return self.held + parts * PAGE_BYTES
 
     @property
     def any_pending(self) -> bool:
@@ -187,6 +195,14 @@ class Flusher:
         while any(not inode.barrier for inode in self._dirty):
             self._gather(self._dirty, whole=True)
         await self._attempt_all(list(self._batches))
+
+    async def drain(self) -> None:
+        """Commit what can be; failures are left to those who sync, and to the next retry."""
+        if self.held and not any(batch.state is State.FAILED for batch in self._batches):
+            try:
+                await self.flush_all()
+            except RainError as error:
+                log.info("not all dirty bytes could be committed: %s", error)
 
     async def _attempt_all(self, batches: list[Batch]) -> None:
         """Try what is not being tried, wait for `batches`.  Raises: the first failure."""
@@ -416,6 +432,7 @@ class Flusher:
                 part.inode.failure = None
             self._changed(part.inode)
         self.committed_bytes += batch.nbytes
+        self.spent += batch.cost + len(batch.parts) * PAGE_BYTES
         self._release(batch.cost)
         batch.settled.set()
 

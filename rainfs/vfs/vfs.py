@@ -99,7 +99,7 @@ class VFS:
             nursery=nursery,
             changed=self.table.flushed,
         )
-        self._room = Room(array, layout, options.reserve_bytes, trio.current_time)
+        self._room = Room(array, self.flusher, layout, options.reserve_bytes, trio.current_time)
         self.attributes = Attributes(
             self.table, self._namespace, self._extents, self.flusher, options, now_ns
         )
@@ -168,7 +168,7 @@ class VFS:
         """Return sizes in blocks, as statfs does."""
         block = 4096
         space = self._room.space()
-        free = self._room.free(self.flusher.held)
+        free = self._room.free()
         return Statistics(block, space.usable_bytes // block, free // block, FAKE_FILES, FAKE_FILES)
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ Switches on a node (all may change at any time, also while calls are under way):
     dead            calls raise NodeUnavailable at once (connection refused)
     frozen          calls wait until their deadline, then NodeUnavailable (SIGSTOP)
     delay_s[call]   calls named "put", "get", ... take this long; delay_s["*"] is for all others
+    answer_delay_s[call]   the answer is under way this long after the call took place
     full, failing   puts raise NodeFull / NodeFailing; health says so
     lose_answers    the call takes place, then NodeUnavailable: its outcome is unknown to the caller
     fail(call, error, times=1)    the next calls of that name (or "*") raise `error`
@@ -101,6 +102,7 @@ class FakeNode:
         self.failing = False
         self.lose_answers = False
         self.delay_s: dict[str, float] = {}
+        self.answer_delay_s: dict[str, float] = {}
         self.log: list[Call] = []
         self.in_flight = 0
         self.most_in_flight = 0
@@ -176,6 +178,8 @@ class FakeNode:
                     if failures := self._failures.get(name):
                         raise failures.popleft()
                 yield
+                if (answer_s := self.answer_delay_s.get(call.name, 0.0)) > 0:
+                    await trio.sleep(answer_s)
                 if self.lose_answers or self.dead:
                     raise NodeUnavailable(f"{self.url}: connection lost")
             if scope.cancelled_caught:

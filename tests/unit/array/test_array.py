@@ -11,7 +11,8 @@ from trio.testing import MockClock
 from rainfs.array.array import Wanted
 from rainfs.errors import ArrayFull, ArrayUnavailable, StripeLost
 from rainfs.model import KIB, NO_NODE, Compression, mirror, reed_solomon
-from tests.unit.array.rig import content, layout_of, moved, open_rig
+from tests.fakes.backend import FakeFleet
+from tests.unit.array.rig import VOLUME, content, layout_of, moved, open_rig
 
 
 async def test_what_is_written_is_read_back(autojump_clock: MockClock) -> None:
@@ -124,6 +125,21 @@ async def test_full_nodes_are_left_out_and_a_full_array_says_so(
         await rig.settle()
         view = await rig.write(rig.pieces([8 * KIB] * 8), layout_of())
         assert len(set(view.placement.nodes)) == 6
+
+
+async def test_puts_that_a_report_showed_already_fill_no_node(
+    autojump_clock: MockClock,
+) -> None:
+    fleet = FakeFleet(6, volume=VOLUME, capacity_bytes=40 * KIB)
+    async with open_rig(fleet=fleet) as rig:
+        for node in rig.fleet.nodes:
+            node.answer_delay_s["put"] = 1.3
+        await trio.sleep(0.5)
+        for _ in range(2):
+            view = await rig.write(rig.pieces([8 * KIB] * 8), layout_of())
+            assert view.stripe.code.m == 2
+        with pytest.raises(ArrayFull):
+            await rig.write(rig.pieces([8 * KIB] * 8), layout_of())
 
 
 async def test_without_nodes_calls_end_at_the_deadline_and_recover(

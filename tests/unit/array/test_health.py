@@ -135,6 +135,38 @@ def test_lateness_is_judged_by_the_median_of_the_nodes() -> None:
     assert late_after_s([])[Call.SMALL_GET] == SMALL_GET_FLOOR_S
 
 
+async def test_a_report_on_its_way_never_hides_puts_that_ended_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_rig() as rig:
+        for node in rig.fleet.nodes:
+            node.answer_delay_s["health"] = 0.7
+        for _ in range(100):
+            await rig.write(rig.pieces([KIB8] * 8), layout_of())
+            free = sum(node.capacity_bytes - node.used_bytes for node in rig.fleet.nodes)
+            assert rig.array.space(layout_of()).free_bytes <= free * 4 // 6
+            await trio.sleep(0.05)
+        await trio.sleep(2)
+        await rig.array.look()
+        assert rig.array.space(layout_of()).free_bytes == free * 4 // 6
+
+
+async def test_a_look_makes_space_exact_at_once(autojump_clock: MockClock) -> None:
+    async with open_rig() as rig:
+        for node in rig.fleet.nodes:
+            node.answer_delay_s["put"] = 1.0
+        await trio.sleep(0.5)
+        await rig.write(rig.pieces([KIB8] * 8), layout_of())
+        free = sum(node.capacity_bytes - node.used_bytes for node in rig.fleet.nodes) * 4 // 6
+        # The puts are in the reports that came meanwhile, and are taken off once more.
+        assert rig.array.space(layout_of()).free_bytes < free
+        asked = len(rig.fleet[0].calls("health"))
+        await rig.array.look()
+        assert rig.array.space(layout_of()).free_bytes == free
+        await rig.array.look()
+        assert len(rig.fleet[0].calls("health")) == asked + 1
+
+
 async def test_space_follows_nodes_that_leave_and_return(autojump_clock: MockClock) -> None:
     async with open_rig() as rig:
         layout = layout_of()

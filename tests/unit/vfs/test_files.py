@@ -28,14 +28,16 @@ def pattern(length: int, seed: int = 1) -> bytes:
     return bytes((i * 7 + seed * 13 + (i >> 8)) % 251 for i in range(length))
 
 
-async def fill(mount: Mount, handle: int, data: bytes, until: type[Exception]) -> int:
+async def fill(
+    mount: Mount, handle: int, data: bytes, until: type[Exception], *, pause_s: float = 0.01
+) -> int:
     """Append `data` until that raises; returns how many bytes were written."""
     written = 0
     try:
         while True:
             await mount.write(handle, written, data)
             written += len(data)
-            await trio.sleep(0.01)
+            await trio.sleep(pause_s)
     except until:
         return written
 
@@ -310,6 +312,46 @@ async def test_a_full_array_refuses_at_write_and_never_at_fsync(
         assert written > 2 * MIB
         await mount.vfs.files.fsync(handle)
         assert await mount.read(handle, written - BLOCK) == pattern(BLOCK)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.003, 0.02])
+@pytest.mark.parametrize("put_s", [0.0, 0.05, 0.4])
+@pytest.mark.parametrize("health_s", [0.0, 0.9])
+async def test_what_write_took_finds_room_however_late_nodes_report(
+    autojump_clock: MockClock, pause_s: float, put_s: float, health_s: float
+) -> None:
+    disk = Disk(capacity_bytes=1 * MIB)
+    options = VfsOptions(dirty_bytes=1 * MIB, deadline_s=5.0, reserve_bytes=256 * KIB)
+    async with mounted(disk, options) as mount:
+        for node in disk.fleet.nodes:
+            node.answer_delay_s["health"] = health_s
+            node.answer_delay_s["put"] = put_s
+        handle = await mount.create(b"f")
+        written = await fill(mount, handle, pattern(BLOCK), NoSpace, pause_s=pause_s)
+        await mount.vfs.files.fsync(handle)
+        assert written > 3.5 * MIB
+        assert mount.vfs.flusher.held == 0
+
+
+async def test_small_files_synced_one_by_one_find_the_room_they_were_promised(
+    autojump_clock: MockClock,
+) -> None:
+    disk = Disk(capacity_bytes=1 * MIB)
+    async with mounted(disk) as mount:
+        handles: list[int] = []
+        try:
+            while True:
+                handle = await mount.create(b"%d" % len(handles))
+                await mount.write(handle, 0, b"x")
+                handles.append(handle)
+                if len(handles) % 100 == 0:
+                    for synced in handles[-100:]:
+                        await mount.vfs.files.fsync(synced)
+        except NoSpace:
+            pass
+        for handle in handles:
+            await mount.vfs.files.fsync(handle)
+        assert len(handles) > 400
 
 
 async def test_reads_beyond_repair_are_errors_and_recover(autojump_clock: MockClock) -> None:
