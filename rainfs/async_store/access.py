@@ -34,7 +34,7 @@ T = TypeVar("T")
 SMALL_PUT_BYTES = 64 * KIB
 """Puts up to this long are written by the committing thread itself: that saves a hop."""
 
-INLINE_COMMIT_S = 0.001
+INLINE_COMMIT_S = 0.002
 """A lone small put is committed without a thread while commits take no longer than this."""
 
 BURST_GAP_S = 0.000_1
@@ -46,7 +46,7 @@ SMOOTHING = 0.2
 INLINE_READ_BYTES = 64 * KIB
 """Reads up to this long are tried without a thread first."""
 
-INLINE_READ_S = 0.001
+INLINE_READ_S = 0.002
 """A lone small read waits for the disk without a thread while reads take no longer than this."""
 
 MAX_COMMIT_PUTS = 256

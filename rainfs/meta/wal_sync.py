@@ -24,7 +24,7 @@ import trio
 
 from rainfs.errors import MetadataError
 
-INLINE_SYNC_S = 0.001
+INLINE_SYNC_S = 0.002
 """While syncs take no longer than this they are made in line: a thread costs as much."""
 
 _EXTEND_BYTES = 1 << 20
