@@ -304,8 +304,11 @@ class Writer:
     async def _send(self, job: _Job, built: Built) -> None:
         """Put all assigned shards at once; those that took are in `job.placed` afterwards."""
         async with trio.open_nursery() as nursery:
-            for shard in job.assigned:
+            shards = list(job.assigned)
+            for shard in shards[1:]:
                 nursery.start_soon(self._deliver, job, built, shard)
+            if shards:
+                await self._deliver(job, built, shards[0])
 
     async def _deliver(self, job: _Job, built: Built, shard: int) -> None:
         """Put one shard, on other nodes not used yet if its own fails."""

@@ -163,13 +163,11 @@ class WalSync:
                 raise MetadataError(self._failure)
             if self._synced >= wanted:
                 return
+            # Taking the lock let whoever else was ready commit, and share this sync.
+            covered = self._commits
             if self._sync_s <= INLINE_SYNC_S:
-                # Whoever else is ready commits first and shares this sync.
-                await trio.lowlevel.checkpoint()
-                covered = self._commits
                 self._sync()
             else:
-                covered = self._commits
                 await trio.to_thread.run_sync(self._sync)
             if self._failure is not None:
                 raise MetadataError(self._failure)
