@@ -14,7 +14,6 @@ Invariants:
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -33,7 +32,7 @@ from rainfs.meta.engine import Engine
 from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents, FileUpdate
 from rainfs.meta.sessions import Session
 from rainfs.model import PAGE_BYTES, Layout, StripeView
-from rainfs.vfs.buffer import SegmentMap
+from rainfs.vfs.batch import Batch, Part, State
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.options import VfsOptions
 
@@ -53,50 +52,6 @@ MAX_FILES_PER_BATCH = 1024
 
 MAX_BLOCKS_PER_COMMIT = MAX_BLOCKS_PER_STRIPE
 """Bounds how long one commit may take; a single stripe may always."""
-
-
-class State(enum.Enum):
-    """Where a batch is.  WRITTEN ones wait for their turn; `cut` may take them back, but nobody a
-    batch whose commit runs."""
-
-    WRITING = 1
-    WRITTEN = 2
-    COMMITTING = 3
-    FAILED = 4
-    COMMITTED = 5
-
-
-class Part:
-    """One inode's share of a batch."""
-
-    __slots__ = ("bytes", "inode", "size")
-
-    def __init__(self, inode: Inode, data: SegmentMap, size: int) -> None:
-        self.inode = inode
-        self.bytes = data
-        self.size = size
-        """The file's size once this part is committed."""
-
-
-class Batch:
-    """What one stripe will hold, or only sizes and times when there are no bytes."""
-
-    __slots__ = ("cost", "error", "parts", "retry_at", "settled", "state", "view")
-
-    def __init__(self, parts: list[Part]) -> None:
-        self.parts = parts
-        self.cost = sum(part.bytes.cost for part in parts)
-        self.state = State.FAILED
-        self.view: StripeView | None = None
-        self.error: Exception | None = None
-        self.retry_at = 0.0
-        self.settled = trio.Event()
-        """Set when the attempt is over: committed or failed.  A retry puts a new one."""
-
-    @property
-    def nbytes(self) -> int:
-        """File bytes."""
-        return sum(part.bytes.nbytes for part in self.parts)
 
 
 class Flusher:

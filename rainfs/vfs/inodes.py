@@ -25,7 +25,7 @@ from rainfs.model import Attr, InodeNumber
 from rainfs.vfs.buffer import SegmentMap
 
 if TYPE_CHECKING:
-    from rainfs.vfs.flush import Batch
+    from rainfs.vfs.batch import Batch
 
 RELATIME_NS = 24 * 3600 * 10**9
 """An access time older than this is renewed though nothing else changed."""
