@@ -310,3 +310,25 @@ async def test_durable_owes_the_commits_of_other_processes_too(tmp_path: Path) -
     assert files.syncs == 2
     await reader.aclose()
     await writer.aclose()
+
+
+async def test_a_log_made_in_advance_holds_commits_for_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "kv.db"
+    engine = SqliteEngine(path, create=True, wake_pages=100)
+    await put(engine, b"before")
+    lock = engine.lock_session()
+    assert lock is not None
+    length = (tmp_path / "kv.db-wal").stat().st_size
+    assert length >= 100 * 4096
+    await put(engine, b"after")
+    await engine.durable()
+    assert (tmp_path / "kv.db-wal").stat().st_size == length, "a commit needs no new blocks"
+    after_a_crash = tmp_path / "copy"
+    after_a_crash.mkdir()
+    for suffix in ("", "-wal"):
+        (after_a_crash / f"kv.db{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    again = SqliteEngine(after_a_crash / "kv.db")
+    assert await get(again, b"before") == await get(again, b"after") == b"v"
+    await again.aclose()
+    lock.release()
+    await engine.aclose()
