@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -326,7 +327,7 @@ async def test_a_log_made_in_advance_holds_commits_for_the_next_process(tmp_path
     after_a_crash = tmp_path / "copy"
     after_a_crash.mkdir()
     for suffix in ("", "-wal"):
-        (after_a_crash / f"kv.db{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+        shutil.copyfile(f"{path}{suffix}", after_a_crash / f"kv.db{suffix}")
     again = SqliteEngine(after_a_crash / "kv.db")
     assert await get(again, b"before") == await get(again, b"after") == b"v"
     await again.aclose()
