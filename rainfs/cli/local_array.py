@@ -12,10 +12,9 @@ import os
 import select
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import trio
 from rainfs.cli.access import opened_volume
 from rainfs.cli.daemon import StartFailed, start_in_background
 from rainfs.cli.format import FormatRequest, choose_code, make_volume
+from rainfs.cli.ports import HOST, free_ports, port_is_free
 from rainfs.cli.serve import PID_FILE_NAME
 from rainfs.cli.volume_url import url_of
 from rainfs.errors import AlreadyFormatted, InputError
@@ -39,7 +39,6 @@ LARGEST_DEFAULT_CAPACITY_BYTES = 100 << 30
 DEFAULT_SHARE_OF_DISK = 0.9
 
 DATABASE_NAME = "rain.db"
-HOST = "127.0.0.1"
 VOLUME_NAME = "demo"
 NODE_START_TIMEOUT_S = 60.0
 NODE_STOP_TIMEOUT_S = 30.0
@@ -136,7 +135,7 @@ class LocalArray:
         taken = [number for number in idle if not port_is_free(self.record.ports[number - 1])]
         if taken:
             ports = list(self.record.ports)
-            for number, port in zip(taken, free_ports(len(taken)), strict=True):
+            for number, port in zip(taken, free_ports(len(taken), ports), strict=True):
                 ports[number - 1] = port
             self.record = msgspec.structs.replace(self.record, ports=tuple(ports))
             self.save()
@@ -300,19 +299,3 @@ def wait_or_kill(pidfd: int, timeout_s: float) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         ended.poll()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return `count` different ports that nobody listens on now."""
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a node could listen on `port` now."""
-    try:
-        socket.create_server((HOST, port)).close()
-    except OSError:
-        return False
-    return True

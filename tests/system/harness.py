@@ -23,6 +23,7 @@ from typing import Any
 import trio
 
 from rainfs.cli.access import opened_backend
+from rainfs.cli.ports import HOST, free_ports
 from rainfs.errors import MetadataError
 from rainfs.meta.nodes import list_nodes
 from rainfs.meta.open import open_engine
@@ -35,7 +36,6 @@ from rainfs.mount.mountpoint import mount_of, unmount
 RAINFS = [sys.executable, "-m", "rainfs.cli.main"]
 COMMAND_TIMEOUT_S = 120
 WAIT_TIMEOUT_S = 30.0
-HOST = "127.0.0.1"
 
 
 def rainfs(
@@ -83,11 +83,14 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
+PORTS_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server((HOST, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port that nobody listens on and that no other node of these tests was given."""
+    (port,) = free_ports(1, PORTS_GIVEN)
+    PORTS_GIVEN.add(port)
+    return port
 
 
 def digest(path: Path) -> str:

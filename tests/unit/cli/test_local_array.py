@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 
 from rainfs.cli.local_array import (
-    HOST,
     Shape,
-    free_ports,
     is_locked,
     load_local_array,
     local_array,
-    port_is_free,
     record_path,
 )
 from rainfs.errors import InputError
@@ -85,11 +81,3 @@ def test_the_lock_says_whether_a_node_runs(tmp_path: Path) -> None:
     assert is_locked(path)
     store.close()
     assert not is_locked(path)
-
-
-def test_ports_are_different_and_free() -> None:
-    ports = free_ports(8)
-    assert len(set(ports)) == 8
-    with socket.create_server((HOST, ports[0])):
-        assert not port_is_free(ports[0])
-    assert port_is_free(ports[1])
