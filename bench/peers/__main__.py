@@ -3,9 +3,10 @@
     python -m bench.peers [--peer NAME]... [--dir DIR] [--rounds N] [--size MIB] [--files N]
                           [--only CASE,...] [--remount] [--nice N] [--out PREFIX]
 
-Writes PREFIX.json, PREFIX.md (the table, with ratios of rainfs to each) and PREFIX.svg; shows the
-table. Needs root. On a machine that others use, --nice -11 keeps them from drowning the figures.
-Everything that it started is gone when it ends, also when it fails.
+Writes PREFIX.json, PREFIX.md (the table, with ratios of rainfs to each, and another that holds them
+against the targets) and PREFIX.svg; shows the first table. Needs root. On a machine that others use,
+--nice -11 keeps them from drowning the figures. Everything that it started is gone when it ends,
+also when it fails.
 """
 
 import json
@@ -32,8 +33,8 @@ from bench.report import markdown, print_table, svg
 from bench.results import Results
 from bench.rounds import Subject, run_rounds
 from bench.run import wanted_cases
+from bench.targets import OURS, target_table
 
-OURS = "rainfs"
 PEERS: dict[str, Peer] = {
     "rainfs": RainFS(),
     "rainfs-writeback": RainFS("writeback"),
@@ -76,7 +77,7 @@ def _start(
 def _write(results: Results, prefix: Path) -> None:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_suffix(".json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
-    prefix.with_suffix(".md").write_text(markdown(results, OURS))
+    prefix.with_suffix(".md").write_text(f"{markdown(results, OURS)}\n{target_table(results)}")
     prefix.with_suffix(".svg").write_text(svg(results))
 
 
