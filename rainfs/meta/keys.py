@@ -79,6 +79,16 @@ def orphan_key(epoch: int, inode: InodeNumber) -> bytes:
     return _PAIR.pack(b"O", epoch, inode)
 
 
+def request_key(epoch: int) -> bytes:
+    """Key of what somebody asks the process that holds session `epoch` to do."""
+    return _PAIR.pack(b"G", epoch, 0)
+
+
+def answer_key(epoch: int) -> bytes:
+    """Key of how far session `epoch` is with what it was asked for."""
+    return _PAIR.pack(b"G", epoch, 1)
+
+
 def table(letter: bytes) -> tuple[bytes, bytes]:
     """Range of every key of one table."""
     return letter, bytes((letter[0] + 1,))

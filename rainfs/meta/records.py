@@ -88,6 +88,33 @@ class SessionRecord(msgspec.Struct, frozen=True, array_like=True):
     started_ns: int
 
 
+class CareRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Asks the session's process to compact everything now, and to sweep some nodes."""
+
+    asked_ns: int
+    """Tells one request from the next."""
+    sweep: tuple[NodeNumber, ...] = ()
+    """Nodes that only that process can reach, such as stores that it has open."""
+
+
+class CareAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """How far the session's process is with a request."""
+
+    asked_ns: int
+    stage: str
+    done: int
+    total: int
+    """Both in units of the stage; a total of 0 is not known yet."""
+    finished: bool = False
+    error: str = ""
+    stripes_rewritten: int = 0
+    bytes_rewritten: int = 0
+    bytes_freed: int = 0
+    shards_seen: int = 0
+    shards_deleted: int = 0
+    bytes_deleted: int = 0
+
+
 R = TypeVar("R")
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -118,6 +145,8 @@ VOLUMES = Codec(VolumeRecord)
 LAYOUTS = Codec(Layout)
 NODES = Codec(Node)
 SESSIONS = Codec(SessionRecord)
+REQUESTS = Codec(CareRequest)
+ANSWERS = Codec(CareAnswer)
 ATTRS = Codec(Attr)
 DIRENTS = Codec(Dirent)
 EXTENTS = Codec(ExtentRecord)

@@ -92,8 +92,9 @@ class Session:
             if epoch > MAX_EPOCH:
                 raise MetadataError("the volume has had too many sessions")
             # We hold the lock, so whoever left these rows is dead.
-            for key, _ in await transaction.scan(*keys.table(b"A"), limit=MAX_SESSIONS):
-                transaction.delete(key)
+            for letter in (b"A", b"G"):
+                for key, _ in await transaction.scan(*keys.table(letter), limit=MAX_SESSIONS):
+                    transaction.delete(key)
             transaction.put(keys.NEXT_EPOCH, COUNTERS.encode(epoch + 1))
             transaction.put(keys.session_key(epoch), SESSIONS.encode(record))
             return epoch, volume.name_secret

@@ -46,6 +46,8 @@ KEYS = [
     (keys.stripe_key(STRIPE), "530000010000000005"),
     (keys.state_key(STRIPE), "500000010000000005"),
     (keys.tombstone_key(STRIPE), "540000010000000005"),
+    (keys.request_key(7), "4700000000000000070000000000000000"),
+    (keys.answer_key(7), "4700000000000000070000000000000001"),
 ]
 
 VALUES = [
@@ -92,6 +94,11 @@ VALUES = [
     ),
     (records.STATES.encode(records.StripeState(NODES, 7, 8)), "93930102000708"),
     (records.PLACEMENTS.encode(Placement(NODES)), "9193010200"),
+    (records.REQUESTS.encode(records.CareRequest(5, NODES)), "920593010200"),
+    (
+        records.ANSWERS.encode(records.CareAnswer(5, "compacting", 1, 2)),
+        "9c05aa636f6d70616374696e670102c2a0000000000000",
+    ),
 ]
 
 
