@@ -3,10 +3,10 @@
     python -m bench.peers [--peer NAME]... [--dir DIR] [--rounds N] [--size MIB] [--files N]
                           [--only CASE,...] [--remount] [--nice N] [--out PREFIX]
 
-Writes PREFIX.json, PREFIX.md (the table, with ratios of rainfs to each, and another that holds them
-against the targets) and PREFIX.svg; shows the first table. Needs root. On a machine that others use,
---nice -11 keeps them from drowning the figures. Everything that it started is gone when it ends,
-also when it fails.
+Writes PREFIX.json, PREFIX.md (the table, with ratios of rainfs to each, and one that holds them
+against the targets) and PREFIX.svg; shows the first table. Needs root. On a machine that others
+use, --nice -11 keeps them from drowning the figures. Everything that it started is gone when it
+ends, also when it fails.
 """
 
 import json
