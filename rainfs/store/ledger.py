@@ -119,8 +119,9 @@ class Ledger:
         with self.lock:
             batch = _Batch()
             results = [self._admit(item, batch) for item in pending]
-            errors = self._record(list(batch.accepted.values()))
-            if durable or batch.replaced:
+            sync_follows = durable or bool(batch.replaced)
+            errors = self._record(list(batch.accepted.values()), sync_follows=sync_follows)
+            if sync_follows:
                 try:
                     if batch.unsynced or len(errors) < len(batch.accepted):
                         self.check_usable()
@@ -155,7 +156,7 @@ class Ledger:
             for start in range(0, len(entries), step):
                 part = entries[start : start + step]
                 self._make_room(len(part) * entry_bytes(0, 0, 0), deleting=True)
-                self._append(part)
+                self._append(part, sync_follows=True)
                 self._catalog.count -= len(part)
             self._sync()
         # Nobody else can name these ranges any more, so the file system may take its time.
@@ -207,7 +208,7 @@ class Ledger:
         batch.accepted[item.key] = item
         return None
 
-    def _record(self, items: list[Pending]) -> dict[ShardKey, StorageError]:
+    def _record(self, items: list[Pending], *, sync_follows: bool) -> dict[ShardKey, StorageError]:
         """Journal the items; return the errors of those that were not."""
         errors: dict[ShardKey, StorageError] = {}
         part: list[Pending] = []
@@ -219,7 +220,7 @@ class Ledger:
             if following is not None and part_bytes + following <= self.max_body_bytes:
                 continue
             try:
-                self._append_puts(part, part_bytes)
+                self._append_puts(part, part_bytes, sync_follows=sync_follows)
             except StorageError as error:
                 for refused in part:
                     refused.discard()
@@ -227,19 +228,19 @@ class Ledger:
             part, part_bytes = [], 0
         return errors
 
-    def _append_puts(self, part: list[Pending], body_bytes: int) -> None:
+    def _append_puts(self, part: list[Pending], body_bytes: int, *, sync_follows: bool) -> None:
         self.check_usable()
         self._make_room(body_bytes, deleting=False)
-        self._append([item.entry for item in part])
+        self._append([item.entry for item in part], sync_follows=sync_follows)
         for item in part:
             item.settle()
             self._unfolded_bytes += item.row.length
             self._space.unplaced_bytes += len(item.payload or b"")
             self._catalog.count += item.is_new
 
-    def _append(self, entries: Sequence[Entry]) -> None:
+    def _append(self, entries: Sequence[Entry], *, sync_follows: bool) -> None:
         try:
-            record = self._journal.append(entries)
+            record = self._journal.append(entries, sync_follows=sync_follows)
         except OSError as error:
             raise self.refused(error) from error
         self._catalog.changed(entries, record)

@@ -63,7 +63,14 @@ class Store:
     def __init__(self, opened: Opened, disk: Disk) -> None:
         """Use `Store.open` instead.  Raises: OSError, NodeFull, NodeFailing, StoreDamaged."""
         block = opened.block
-        journal = Journal(disk, block.node, block.journal_offset, block.journal_bytes, opened.fd)
+        journal = Journal(
+            disk,
+            block.node,
+            block.journal_offset,
+            block.journal_bytes,
+            opened.fd,
+            opened.direct,
+        )
         self._opened = opened
         self._disk = disk
         self._data = DataFile(disk, opened.fd, opened.direct)

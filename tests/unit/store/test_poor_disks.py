@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+
+import pytest
 
 from rainfs.errors import ShardMissing
 from rainfs.memory import Buffer, page_buffer
@@ -35,6 +39,50 @@ def test_without_direct_io_everything_works_through_the_page_cache(tmp_path: Pat
     assert store.commit([store.write(key(1), [content], b"")], durable=True) == [None]
     assert bytes(store.read(key(1), 0, 1 * MIB) or b"") == content
     store.close()
+
+
+class CountingDisk(SystemDisk):
+    """Knows which writes went past the page cache; may refuse them all after opening."""
+
+    def __init__(self, *, refuses: bool) -> None:
+        self.direct_fds: set[int] = set()
+        self.direct_writes = 0
+        self._refuses = refuses
+
+    def open(self, path: Path, *, create: bool = False, direct: bool = False) -> int:
+        fd = super().open(path, create=create, direct=direct)
+        if direct:
+            self.direct_fds.add(fd)
+        return fd
+
+    def pwrite(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
+        if fd in self.direct_fds:
+            if self._refuses:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            self.direct_writes += 1
+        super().pwrite(fd, buffers, offset)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_is_synced_at_once_goes_past_the_page_cache_where_it_may(
+    tmp_path: Path, refuses: bool
+) -> None:
+    disk = CountingDisk(refuses=refuses)
+    store = Store.open(tmp_path / "node", capacity_bytes=64 * MIB, disk=disk)
+    content = {key(n): os.urandom((n + 1) * PAGE_BYTES) for n in range(12)}
+    for number, (name, data) in enumerate(content.items()):
+        durable = number % 2 == 0
+        assert store.commit([store.write(name, [data], b"")], durable=durable) == [None]
+    store.sync()
+    assert disk.direct_writes == (0 if refuses else 6)
+    # As after a kill: the journal alone has them.
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "node", copy)
+    store.close()
+    again = Store.open(copy, capacity_bytes=64 * MIB)
+    for name, data in content.items():
+        assert bytes(again.read(name, 0, len(data)) or b"") == data
+    again.close()
 
 
 def test_without_hole_punching_deleted_space_is_used_again(tmp_path: Path) -> None:
