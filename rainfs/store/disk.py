@@ -10,6 +10,7 @@ Tests put a recording disk in place of `SYSTEM_DISK` and reopen what a power cut
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -22,6 +23,10 @@ from rainfs.memory import Buffer
 
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
+
+_STORE_MODE = 0o700
+_PARENT_MODE = 0o777
+"""As mkdir -p makes them: less the umask."""
 
 MAX_VECTORS_PER_CALL = 1024
 """IOV_MAX of Linux."""
@@ -83,7 +88,7 @@ class Disk(Protocol):
         ...
 
     def make_directory(self, path: Path) -> None:
-        """Create a directory, mode 0700, and its parents where missing; existing is fine."""
+        """Make a directory, mode 0700, and missing parents, durably; existing is fine."""
         ...
 
     def rename(self, old: Path, new: Path) -> None:
@@ -189,17 +194,25 @@ class SystemDisk:
         return os.path.lexists(path)
 
     def make_directory(self, path: Path) -> None:
-        """mkdir -p, mode 0700; an existing directory gets that mode only while it is empty."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """mkdir -p, durably, mode 0700; an existing directory gets it only while it is empty."""
+        missing = [parent for parent in path.parents if not parent.exists()]
+        for parent in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                self.mkdir(parent, _PARENT_MODE)
+            self.sync_directory(parent.parent)
         try:
-            path.mkdir(mode=0o700)
+            self.mkdir(path, _STORE_MODE)
         except FileExistsError:
             if not path.is_dir():
                 raise
             if not any(path.iterdir()):
-                path.chmod(0o700)
+                path.chmod(_STORE_MODE)
         else:
             self.sync_directory(path.parent)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """mkdir(2)."""
+        path.mkdir(mode)
 
     def rename(self, old: Path, new: Path) -> None:
         """rename(2)."""

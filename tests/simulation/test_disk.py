@@ -11,11 +11,13 @@ import pytest
 
 from tests.simulation.disk import (
     EVERYTHING,
+    MIXED,
     NOTHING,
     PREFIX,
     RANDOM,
     SECTOR_BYTES,
     TORN,
+    CrashState,
     Kind,
     RecordingDisk,
     Survival,
@@ -169,3 +171,60 @@ def test_faults_strike_files_and_databases(tmp_path: Path) -> None:
     database.execute("INSERT INTO t VALUES (1)")
     database.close()
     disk.close_vfs()
+
+
+def test_machines_lose_power_each_in_its_own_way(tmp_path: Path) -> None:
+    disk = RecordingDisk(tmp_path)
+    for name in ("one", "two"):
+        disk.make_directory(tmp_path / name)
+        fd = disk.open(tmp_path / name / "file", create=True)
+        disk.sync_directory(tmp_path / name)
+        disk.pwrite(fd, [name.encode()], 0)
+        disk.close(fd)
+    point = len(disk.log.operations)
+    alone = disk.log.crash(point, NOTHING, Random(0), devices=["one"]).files
+    assert alone == {"one/file": b"", "two/file": b"two"}
+    outcomes = {
+        tuple(disk.log.crash(point, MIXED, Random(seed)).files.values()) for seed in range(60)
+    }
+    assert outcomes == {(b"", b""), (b"one", b""), (b"", b"two"), (b"one", b"two")}
+    burnt = disk.log.crash(point, EVERYTHING, Random(0)).without(["two"])
+    assert burnt == CrashState({"one/file": b"one"}, ("one",))
+    assert burnt.with_devices(["two"], disk.log.crash(point, NOTHING, Random(0))) == CrashState(
+        {"one/file": b"one", "two/file": b""}, ("one", "two")
+    )
+
+
+def test_a_file_goes_with_its_directory_whose_name_was_never_synced(tmp_path: Path) -> None:
+    disk = RecordingDisk(tmp_path)
+    disk.mkdir(tmp_path / "sub", 0o700)
+    fd = disk.open(tmp_path / "sub" / "file", create=True)
+    disk.fdatasync(fd)
+    disk.close(fd)
+    disk.sync_directory(tmp_path / "sub")
+    assert last(disk, NOTHING) == {}
+    disk.sync_directory(tmp_path)
+    assert last(disk, NOTHING) == {"sub/file": b""}
+
+
+def test_a_store_makes_the_directories_above_it_durable(tmp_path: Path) -> None:
+    disk = RecordingDisk(tmp_path)
+    disk.make_directory(tmp_path / "one" / "two" / "three")
+    state = disk.log.crash(len(disk.log.operations), NOTHING, Random(0))
+    assert state.directories == ("one", "one/two", "one/two/three")
+
+
+def test_torn_names_survive_in_any_subset(tmp_path: Path) -> None:
+    disk = RecordingDisk(tmp_path)
+    for name in ("a", "b"):
+        disk.close(disk.open(tmp_path / name, create=True))
+    outcomes = {tuple(last(disk, TORN, seed)) for seed in range(60)}
+    assert outcomes == {(), ("a",), ("b",), ("a", "b")}
+
+
+def test_points_are_sampled_in_order_and_with_both_ends() -> None:
+    for seed in range(50):
+        found = list(sample(range(5, 40), 8, Random(seed)))
+        assert len(set(found)) == 8
+        assert found == sorted(found)
+        assert (found[0], found[-1]) == (5, 39)

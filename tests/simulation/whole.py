@@ -7,7 +7,7 @@ crash state is reopened.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -15,9 +15,11 @@ from random import Random
 import trio
 
 from rainfs.array.array import Array
+from rainfs.array.backend import Backend
 from rainfs.array.backends.file import FileBackend
 from rainfs.care.garbage import Collector
 from rainfs.care.reaper import Reaper
+from rainfs.meta.engine import Engine
 from rainfs.meta.nodes import list_nodes
 from rainfs.meta.sessions import Session
 from rainfs.meta.sqlite import SqliteEngine
@@ -39,16 +41,23 @@ from rainfs.store.store import Store
 from rainfs.vfs.options import Caller, VfsOptions
 from rainfs.vfs.vfs import VFS
 from tests.simulation.disk import RecordingDisk
+from tests.simulation.inline_backend import InlineBackend
 
 NODES = 4
-LAYOUT = Layout(
-    id=LayoutId(1),
-    code=reed_solomon(2, 1),
-    compression=Compression.NONE,
-    block_bytes=8 * KIB,
-    shard_bytes=16 * KIB,
-    small_bytes=4 * KIB,
-)
+
+
+def layout(k: int, m: int) -> Layout:
+    """A layout so small that a few kilobytes fill a stripe."""
+    return Layout(
+        id=LayoutId(1),
+        code=reed_solomon(k, m),
+        compression=Compression.NONE,
+        block_bytes=8 * KIB,
+        shard_bytes=16 * KIB,
+        small_bytes=4 * KIB,
+    )
+
+
 JOURNAL_BYTES = 128 * KIB
 NODE_BYTES = 8 * MIB
 WAKE_PAGES = 40
@@ -68,7 +77,6 @@ class Lab:
         array: Array,
         vfs: VFS,
         reaper: Reaper,
-        backends: dict[str, FileBackend],
     ) -> None:
         self.engine = engine
         self.volume = volume
@@ -76,7 +84,10 @@ class Lab:
         self.array = array
         self.vfs = vfs
         self.reaper = reaper
-        self.backends = backends
+
+    async def numbers(self) -> list[NodeNumber]:
+        """Return the members of the volume."""
+        return [node.number for node in await list_nodes(self.engine)]
 
     async def collect_garbage(self) -> int:
         """Run what `rainfs gc` runs; returns how many shards it deleted."""
@@ -86,7 +97,6 @@ class Lab:
             if (backend := self.array.backend(node.number)) is not None
         }
         collected = await Collector(self.engine, nodes, ended_epoch=0).run()
-        assert not collected.unreachable
         return collected.shards_deleted
 
 
@@ -101,11 +111,13 @@ def _engine(root: Path, disk: RecordingDisk | None, *, create: bool) -> SqliteEn
     )
 
 
-async def make_volume(root: Path, disk: RecordingDisk) -> None:
-    """Format a volume of `NODES` small nodes below `root`."""
+async def make_volume(
+    root: Path, disk: RecordingDisk, *, k: int = 2, m: int = 1, count: int = NODES
+) -> None:
+    """Format a volume of `count` small nodes below `root`."""
     nodes = []
     volume = VolumeId(b"crash-simulation")
-    for index in range(1, NODES + 1):
+    for index in range(1, count + 1):
         store = Store.open(
             root / f"node-{index}",
             capacity_bytes=NODE_BYTES,
@@ -123,11 +135,11 @@ async def make_volume(root: Path, disk: RecordingDisk) -> None:
         )
         store.close()
     engine = _engine(root, disk, create=True)
-    made = await format_volume(engine, name="lab", layout=LAYOUT, nodes=nodes)
+    made = await format_volume(engine, name="lab", layout=layout(k, m), nodes=nodes)
     await engine.durable()
     await engine.aclose()
     volume = made.id
-    for index in range(1, NODES + 1):
+    for index in range(1, count + 1):
         store = Store.open(root / f"node-{index}", capacity_bytes=None, disk=disk)
         store.claim(volume)
         store.close()
@@ -135,24 +147,36 @@ async def make_volume(root: Path, disk: RecordingDisk) -> None:
 
 @asynccontextmanager
 async def open_lab(
-    root: Path, disk: RecordingDisk | None, random: Random, *, flush: bool = True
+    root: Path,
+    disk: RecordingDisk | None,
+    random: Random,
+    *,
+    flush: bool = True,
+    threads: bool = False,
+    inspect: Callable[[Engine], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Lab]:
-    """Mount the volume below `root`.  Without `flush` it is left as a crash would leave it."""
+    """Mount the volume below `root`.  Without `flush` it is left as a crash would leave it.
+
+    With `threads` the nodes are real `file:///` backends, threads and group commit included.
+    `inspect` sees the metadata before anything is mounted.
+    """
     engine = _engine(root, disk, create=False)
-    backends: dict[str, FileBackend] = {}
     below: Disk = SYSTEM_DISK if disk is None else disk
 
     def open_backend(
         url: str, volume: VolumeId | None, *, deadline_s: float, nursery: trio.Nursery
-    ) -> FileBackend:
+    ) -> Backend:
         directory = root / url.removeprefix("file:///")
-        backends[url] = FileBackend(
-            url, directory, None, volume, deadline_s=deadline_s, random=random, disk=below
-        )
-        return backends[url]
+        if threads:
+            return FileBackend(
+                url, directory, None, volume, deadline_s=deadline_s, random=random, disk=below
+            )
+        return InlineBackend(url, directory, below)
 
     try:
         volume = await open_volume(engine)
+        if inspect is not None:
+            await inspect(engine)
         session = await Session.begin(engine, read_only=False, mountpoint="/lab")
         async with trio.open_nursery() as nursery:
             array = Array(volume.id, nursery, random=random, open_backend=open_backend)
@@ -164,7 +188,7 @@ async def open_lab(
             await vfs.start()
             reaper = Reaper(engine, session, array)
             try:
-                yield Lab(engine, volume, session, array, vfs, reaper, backends)
+                yield Lab(engine, volume, session, array, vfs, reaper)
                 if flush:
                     await vfs.close()
                     await session.end()
