@@ -19,6 +19,7 @@ from random import Random
 import pytest
 import trio
 
+from rainfs.care import fsck
 from rainfs.errors import ShardMissing
 from rainfs.meta.engine import Engine
 from rainfs.meta.extents import Extents
@@ -173,6 +174,9 @@ async def check_no_garbage(
 
 
 async def check_metadata(engine: Engine) -> None:
+    """What `rainfs fsck` checks first, and its second opinion of the sums."""
+    report = await fsck.check(engine)
+    assert report.clean, f"fsck: {report.findings}"
     counted = await recount(engine)
     assert counted.sound, f"the metadata does not fit together: {counted}"
 
@@ -195,6 +199,7 @@ async def check_recovered(
         owners = await check_stripes(lab, burnt, where)
         if not burnt:
             await check_no_garbage(lab, owners, where)
+        await check_metadata(lab.engine)
         assert (await read_volume(lab)) == found, f"{where}: garbage collection changed a file"
     return found
 
