@@ -34,7 +34,8 @@ MAX_READ_BYTES = 1 * MIB
 
 EXTENTS_PER_SCAN = 512
 MAX_REPLANS = 4
-"""A read is planned again when a stripe was replaced under it, this often at most."""
+"""A read is planned again when a stripe was replaced under it, this often in a row at most without
+having got anything: what it has got stays."""
 
 ROW_COST_BYTES = 512
 ROW_BLOCK_COST_BYTES = 160
@@ -129,18 +130,22 @@ class Reader:
         stop = min(offset + size, inode.size)
         if stop <= offset:
             return b""
-        for _ in range(MAX_REPLANS):
-            gaps = [(offset, stop)]
-            found: list[tuple[int, Buffer]] = []
+        gaps = [(offset, stop)]
+        found: list[tuple[int, Buffer]] = []
+        replans = 0
+        while replans < MAX_REPLANS:
             gaps = inode.dirty.overlay(gaps, found)
             for _, layer in reversed(inode.layers):
                 gaps = layer.overlay(gaps, found)
             if not gaps:
                 return self._assemble(offset, stop, found)
+            before = len(found)
             try:
                 for start, end in gaps:
                     await self._fetch(inode, start, end, found)
             except _StripeGone:
+                replans = 0 if len(found) > before else replans + 1
+                gaps = _still_missing(gaps, found)
                 continue
             except ArrayError as error:
                 raise InputOutput(f"inode {inode.inode} at {offset}: {error}") from error
@@ -229,6 +234,24 @@ class Reader:
             view = await self._rows.get(stripe)
             if view is not None:
                 self._array.prefetch(view, blocks, partial(self._rows.reload, stripe))
+
+
+def _still_missing(
+    gaps: list[tuple[int, int]], found: list[tuple[int, Buffer]]
+) -> list[tuple[int, int]]:
+    """Return what of `gaps`, which are in order, nothing in `found` covers."""
+    held = sorted((at, at + len(data)) for at, data in found)
+    missing: list[tuple[int, int]] = []
+    for start, stop in gaps:
+        for low, high in held:
+            if high <= start or low >= stop:
+                continue
+            if start < low:
+                missing.append((start, low))
+            start = high
+        if start < stop:
+            missing.append((start, stop))
+    return missing
 
 
 def _position(item: tuple[int, Buffer]) -> int:
