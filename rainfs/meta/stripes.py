@@ -148,6 +148,19 @@ async def scan_stripes(engine: Engine, after: StripeId | None, limit: int) -> li
     return await engine.read(body)
 
 
+async def scan_states(
+    engine: Engine, after: StripeId | None, below: StripeId, limit: int
+) -> list[tuple[StripeId, StripeState]]:
+    """Return the small rows of at most `limit` stripes by id: above `after`, under `below`."""
+
+    async def body(reader: Reader) -> list[tuple[bytes, bytes]]:
+        start, _ = keys.table(b"P") if after is None else keys.table_after(b"P", after)
+        return await reader.scan(start, keys.state_key(below), limit=limit)
+
+    rows = await engine.read(body)
+    return [(StripeId(keys.number_of(key)), STATES.decode(raw)) for key, raw in rows]
+
+
 async def count_stripes(engine: Engine) -> StripeCounts:
     """Return totals; reads the small rows only."""
     total = degraded = live_bytes = born_bytes = 0
