@@ -28,6 +28,7 @@ from rainfs.vfs.attributes import Change
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.names import RenameFlag
 from rainfs.vfs.options import Caller
+from rainfs.vfs.report import encode
 from rainfs.vfs.vfs import VFS
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ MAX_WAITING = 224
 STAT_BLOCK_BYTES = 512
 IO_BLOCK_BYTES = 64 * KIB
 """st_blksize: stdio and Python allocate a buffer of this size for each open file."""
+
+REPORT_XATTR = b"rainfs.mount"
+"""An attribute of the root that no list names: what the mount says of itself, as JSON."""
 
 DIRECTORY_BYTES = 4096
 NAME_MAX_BYTES = 255
@@ -260,6 +264,8 @@ class Adapter(pyfuse3.Operations):
         # Asked before every write of a file: answered from memory, without the wrappers.
         if self._noxattr:
             raise pyfuse3.FUSEError(errno.ENOSYS)
+        if name == REPORT_XATTR and inode == pyfuse3.ROOT_INODE:
+            return encode(self._vfs.report())
         found = self._table.peek(inode)
         if found is not None and not found.has_xattrs:
             raise pyfuse3.FUSEError(errno.ENODATA)

@@ -82,6 +82,8 @@ class Flusher:
         self._batches: dict[Batch, None] = {}
         self._active = 0
         self.held = 0
+        self.most_held = 0
+        """The most that `held` was after a write."""
         self.committed_bytes = 0
         self.spent = 0
         """What commits took off `exposed`."""
@@ -102,6 +104,8 @@ class Flusher:
             self._dirty[inode] = None
         self._active += cost_change
         self.held += cost_change
+        if self.held > self.most_held:
+            self.most_held = self.held
         if self._active >= self._layout.stripe_bytes:
             self._wake.set()
 

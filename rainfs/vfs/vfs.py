@@ -34,6 +34,7 @@ from rainfs.vfs.inodes import Inode, InodeTable
 from rainfs.vfs.names import Names
 from rainfs.vfs.options import VfsOptions
 from rainfs.vfs.reader import Reader
+from rainfs.vfs.report import MountReport
 from rainfs.vfs.room import Room
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class VFS:
         self._nursery = nursery
         self._session = session
         self._engine = engine
+        self._array = array
         self._namespace = Namespace(engine, session)
         self._extents = Extents(engine, session)
         layout = volume.layout
@@ -170,6 +172,15 @@ class VFS:
         space = self._room.space()
         free = self._room.free()
         return Statistics(block, space.usable_bytes // block, free // block, FAKE_FILES, FAKE_FILES)
+
+    def report(self) -> MountReport:
+        """Return what the mount says of itself."""
+        return MountReport(
+            dirty_bytes=self.flusher.held,
+            dirty_peak_bytes=self.flusher.most_held,
+            dirty_limit_bytes=self.options.dirty_bytes,
+            nodes={status.node.name: str(status.state) for status in self._array.health()},
+        )
 
     async def close(self) -> None:
         """Flush everything, free what nobody can name, make it durable.  Idempotent.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import json
 import logging
 import os
 import types
@@ -87,6 +88,29 @@ async def test_requests_that_wait_leave_workers_for_others(autojump_clock: MockC
         for node in disk.fleet.nodes:
             node.frozen = False
         await trio.sleep(20)
+
+
+async def test_the_root_tells_what_the_mount_holds_and_sees(autojump_clock: MockClock) -> None:
+    disk = Disk()
+    async with mounted(disk) as mount:
+        adapter = Adapter(mount.vfs, writeback=False, noxattr=False)
+        info, _ = await adapter.create(1, b"f", 0o644, os.O_RDWR, CTX)
+        await adapter.write(info.fh, 0, bytes(10_000))
+        held = json.loads(await adapter.getxattr(1, b"rainfs.mount", CTX))
+        assert 10_000 <= held["dirty_bytes"] <= held["dirty_peak_bytes"] < 11_000
+        assert held["dirty_limit_bytes"] == mount.vfs.options.dirty_bytes
+        assert set(held["nodes"].values()) == {"up"}
+        await adapter.fsync(info.fh, False)
+        assert await adapter.listxattr(1, CTX) == []
+        for node in disk.fleet.nodes[:2]:
+            node.dead = True
+        await trio.sleep(20)
+        synced = json.loads(await adapter.getxattr(1, b"rainfs.mount", CTX))
+        assert synced["dirty_bytes"] == 0
+        assert synced["dirty_peak_bytes"] == held["dirty_peak_bytes"]
+        assert list(synced["nodes"].values()) == ["down"] * 2 + ["up"] * 4
+        with pytest.raises(pyfuse3.FUSEError):
+            await adapter.getxattr(2, b"rainfs.mount", CTX)
 
 
 async def test_every_handler_survives_nonsense(

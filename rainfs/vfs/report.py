@@ -1,0 +1,26 @@
+"""What a mount says of itself: memory held for writers, and nodes as it sees them.
+
+Owns the shape.  Refuses to know who asks: `mount` shows it as an extended attribute of the root.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class MountReport(msgspec.Struct, frozen=True):
+    """A mount at one moment."""
+
+    dirty_bytes: int
+    """Memory that holds bytes which are not committed yet."""
+    dirty_peak_bytes: int
+    """The most that it ever was."""
+    dirty_limit_bytes: int
+    """What it is kept below: writers wait."""
+    nodes: dict[str, str]
+    """State of each node by name, as this mount sees it."""
+
+
+def encode(report: MountReport) -> bytes:
+    """Return the report as JSON."""
+    return msgspec.json.encode(report)
