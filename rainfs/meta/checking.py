@@ -18,7 +18,7 @@ from rainfs.meta import keys
 from rainfs.meta.checking_findings import Findings
 from rainfs.meta.checking_inodes import InodePass
 from rainfs.meta.checking_rows import RowPass
-from rainfs.meta.checking_scratch import Scratch
+from rainfs.meta.checking_scratch import Scratch, unsigned
 from rainfs.meta.checking_stripes import StripePass, check_counters
 from rainfs.meta.checking_tree import TreePass
 from rainfs.meta.directory import HashName, hash_with
@@ -43,6 +43,10 @@ class MetadataReport:
     rows: int
     stripes: int
     nodes: Mapping[NodeNumber, Node]
+    members: frozenset[NodeNumber]
+    """All nodes that the volume has, also those whose rows cannot be read."""
+    newest_epoch: int
+    """The last session that had begun; 0 if that is not known."""
 
 
 async def check_metadata(
@@ -77,6 +81,10 @@ async def check_metadata(
         await InodePass(reader, scratch, findings, volume).run()
         await StripePass(reader, scratch, findings).run()
         (stripes,) = scratch.one("SELECT count(*) FROM stripe") or (0,)
-        return MetadataReport(findings, rows.rows, int(stripes), rows.nodes)
+        members = [NodeNumber(unsigned(n)) for (n,) in scratch.rows("SELECT number FROM node")]
+        newest_epoch = rows.counters.get(keys.NEXT_EPOCH, 1) - 1
+        return MetadataReport(
+            findings, rows.rows, int(stripes), rows.nodes, frozenset(members), newest_epoch
+        )
 
     return await engine.read(body)

@@ -35,6 +35,7 @@ _TABLES = {
     "stripe": "stripe INTEGER PRIMARY KEY, born INT, n INT, sound INT",
     "state": "stripe INTEGER PRIMARY KEY, live INT, born INT, n INT, sound INT",
     "tomb": "stripe INTEGER PRIMARY KEY",
+    "hurt": "ino INTEGER PRIMARY KEY",
 }
 _KEYED_ROWS = frozenset({"entry", "orphan"})
 
