@@ -17,7 +17,9 @@ import trio
 from rainfs.array.array import Array
 from rainfs.array.backend import Backend
 from rainfs.array.backends.file import FileBackend
+from rainfs.care.compaction import Compactor
 from rainfs.care.garbage import Collector
+from rainfs.care.pace import Nobody
 from rainfs.care.reaper import Reaper
 from rainfs.meta.engine import Engine
 from rainfs.meta.nodes import list_nodes
@@ -77,6 +79,7 @@ class Lab:
         array: Array,
         vfs: VFS,
         reaper: Reaper,
+        compactor: Compactor,
     ) -> None:
         self.engine = engine
         self.volume = volume
@@ -84,6 +87,7 @@ class Lab:
         self.array = array
         self.vfs = vfs
         self.reaper = reaper
+        self.compactor = compactor
 
     async def numbers(self) -> list[NodeNumber]:
         """Return the members of the volume."""
@@ -187,8 +191,9 @@ async def open_lab(
             vfs = VFS(engine, volume, session, array, options=options, nursery=nursery)
             await vfs.start()
             reaper = Reaper(engine, session, array)
+            compactor = Compactor(engine, session, array, Nobody())
             try:
-                yield Lab(engine, volume, session, array, vfs, reaper)
+                yield Lab(engine, volume, session, array, vfs, reaper, compactor)
                 if flush:
                     await vfs.close()
                     await session.end()

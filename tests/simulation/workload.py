@@ -15,6 +15,7 @@ from random import Random
 import trio
 
 from rainfs.meta.renaming import RenameFlag
+from rainfs.meta.stripes import scan_stripes
 from rainfs.model import KIB, ROOT_INODE
 from rainfs.vfs.attributes import Change
 from tests.simulation.disk import RecordingDisk
@@ -27,8 +28,13 @@ WRITE_BYTES = (1, 700, 4 * KIB, 4 * KIB, 20 * KIB, 40 * KIB)
 EMPTY = Recovered(Tree(frozenset(), frozenset()), {})
 
 PLAIN = RenameFlag(0)
+MAX_STRIPES = 1_000
 
 Step = Callable[[], Awaitable[None]]
+
+
+async def _no_wait(nbytes: int) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 class Workload:
@@ -75,6 +81,7 @@ class Workload:
             (self.set_xattr, 3),
             (self.fsync_directory, 4),
             (self.reap, 5),
+            (self.compact, 3),
             (self.at_once, 5),
         ]
         steps = [step for step, _ in weighted]
@@ -337,12 +344,27 @@ class Workload:
     async def reap(self) -> None:
         await self.lab.reaper.round()
 
+    async def compact(self) -> None:
+        """Rewrite some of the stripes that have lost bytes, or are small."""
+        rows = await scan_stripes(self.lab.engine, None, MAX_STRIPES)
+        worn = [row.id for row in rows if row.live_bytes < row.born_bytes or row.born_bytes < KIB]
+        chosen = self.random.sample(worn, self.random.randint(0, len(worn)))
+        await self.lab.compactor.rewrite(chosen, _no_wait)
+
     async def at_once(self) -> None:
         """Sync several files while something else goes on."""
         files = self._files()
         chosen = self.random.sample(files, min(len(files), self.random.randint(2, 4)))
         others: list[Step] = self.random.sample(
-            [self.make_directory, self.lab.session.publish, self.reap, self.collect], 2
+            [
+                self.make_directory,
+                self.lab.session.publish,
+                self.reap,
+                self.collect,
+                self.compact,
+                self.compact,
+            ],
+            2,
         )
 
         async def write_and_sync(inode: int) -> None:
