@@ -184,6 +184,17 @@ async def check_metadata(engine: Engine) -> None:
     assert counted.sound, f"the metadata does not fit together: {counted}"
 
 
+async def check_everything(lab: Lab, burnt: frozenset[str]) -> None:
+    """What `rainfs fsck` says of metadata and nodes after `rainfs gc`."""
+    backends = {number: lab.array.backend(number) for number in await lab.numbers()}
+    report = await fsck.check(lab.engine, {n: b for n, b in backends.items() if b is not None})
+    assert report.clean, f"fsck: {report.findings}"
+    assert report.shards is not None
+    assert len(report.shards.unreachable) == len(burnt)
+    if not burnt:
+        assert (report.shards.unchecked, report.shards.garbage) == (0, 0), report.shards
+
+
 async def check_recovered(
     root: Path,
     truth: Truth,
@@ -209,7 +220,7 @@ async def check_recovered(
         if not burnt:
             await check_no_garbage(lab, owners, where)
         if thorough:
-            await check_metadata(lab.engine)
+            await check_everything(lab, burnt)
             assert await read_volume(lab) == found, f"{where}: garbage collection changed a file"
     return found
 
