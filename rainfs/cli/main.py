@@ -1,6 +1,7 @@
 """The command `rainfs`: the group of commands, and what an error looks like to a user.
 
-Exit codes: 0 done, 1 failed, with one line on stderr and no traceback, 2 wrong usage.
+Exit codes: 0 done, 1 failed, with one line on stderr and no traceback, 2 wrong usage; those of
+`fsck` are its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ DEBUG_VARIABLE = "RAINFS_DEBUG"
 COMMANDS: Mapping[str, str] = {
     "demo": "rainfs.cli.demo:demo",
     "format": "rainfs.cli.format:format_command",
+    "fsck": "rainfs.cli.fsck:fsck_command",
     "gc": "rainfs.cli.gc:gc_command",
     "mount": "rainfs.cli.mount:mount_command",
     "node": "rainfs.cli.node_group:node_group",

@@ -18,6 +18,7 @@ from rainfs.meta.checking_scratch import Scratch, signed
 from rainfs.meta.directory import FIRST_SLOT, PROBE_SLOTS, HashName, check_name
 from rainfs.meta.namespace import MAX_TARGET_BYTES
 from rainfs.meta.records import (
+    ANSWERS,
     ATTRS,
     COUNTERS,
     DIRENTS,
@@ -25,8 +26,12 @@ from rainfs.meta.records import (
     LAYOUTS,
     NODES,
     PLACEMENTS,
+    REQUESTS,
     SESSIONS,
     STATES,
+    CareAnswer,
+    CareRequest,
+    Codec,
     ExtentRecord,
 )
 from rainfs.meta.xattrs import MAX_VALUE_BYTES
@@ -111,12 +116,13 @@ class RowPass:
         self._scratch = scratch
         self._findings = findings
         self._hash_name = hash_name
-        self._take: dict[bytes, Callable[[bytes, bytes], None]] = {
+        self.tables: dict[bytes, Callable[[bytes, bytes], None]] = {
             b"A": self._session,
             b"C": self._counter,
             b"D": self._entry,
             b"E": self._extent,
             b"F": self._single,
+            b"G": self._request,
             b"I": self._inode,
             b"L": self._layout,
             b"N": self._node,
@@ -147,7 +153,7 @@ class RowPass:
     def take(self, key: bytes, raw: bytes) -> None:
         """Look at one row."""
         self.rows += 1
-        handler = self._take.get(key[:1])
+        handler = self.tables.get(key[:1])
         if handler is None:
             self._drop(key, raw, f"a row with the unknown key {key[:24].hex()}")
         else:
@@ -197,6 +203,21 @@ class RowPass:
             self._drop(key, raw, f"session {epoch}: {error}")
             return
         self.newest_epoch = max(self.newest_epoch, epoch)
+
+    def _request(self, key: bytes, raw: bytes) -> None:
+        epoch = self._number(key, raw, _PAIR_BYTES)
+        if epoch is None:
+            return
+        codecs: dict[bytes, Codec[CareRequest] | Codec[CareAnswer]] = {
+            keys.request_key(epoch): REQUESTS,
+            keys.answer_key(epoch): ANSWERS,
+        }
+        try:
+            if key not in codecs:
+                raise MetadataForeign("neither a request nor an answer")
+            codecs[key].decode(raw)
+        except MetadataForeign as error:
+            self._drop(key, raw, f"a request to session {epoch}: {error}")
 
     def _layout(self, key: bytes, raw: bytes) -> None:
         number = self._number(key, raw)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -11,8 +13,9 @@ from msgspec.structs import replace
 
 from rainfs.care.fsck import check, repair
 from rainfs.errors import MetadataForeign, VolumeBusy
-from rainfs.meta import keys
-from rainfs.meta.checking_findings import Kind
+from rainfs.meta import checking_rows, keys
+from rainfs.meta.checking_findings import Findings, Kind
+from rainfs.meta.checking_scratch import Scratch
 from rainfs.meta.directory import PROBE_SLOTS, hash_with
 from rainfs.meta.records import (
     ATTRS,
@@ -432,6 +435,9 @@ CASES: dict[str, Case] = {
         ),
         {Kind.BAD_ROW},
     ),
+    "unreadable request": Case(
+        lambda w: w.rows.__setitem__(keys.request_key(1), JUNK), {Kind.BAD_ROW}
+    ),
     "unreadable session": Case(
         lambda w: w.rows.__setitem__(keys.session_key(1), JUNK), {Kind.BAD_ROW}
     ),
@@ -566,3 +572,10 @@ async def test_the_block_table_decides_where_an_extent_points() -> None:
     await repair(world.engine)
     found = EXTENTS.decode(world.rows[extent_key(world, "/linked", 0)])
     assert found.block == wanted
+
+
+def test_every_table_of_the_schema_is_known() -> None:
+    page = (Path(checking_rows.__file__).parent / "SCHEMA.md").read_text()
+    letters = {letter.encode() for letter in re.findall(r"^\| `([A-Z])", page, re.MULTILINE)}
+    rows = checking_rows.RowPass(Scratch(), Findings(), lambda name: 3)
+    assert letters == set(rows.tables)
