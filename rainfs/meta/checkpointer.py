@@ -45,6 +45,8 @@ class Checkpointer:
         self._threshold_pages = wake_pages
         self._pages = 0
         self._closing = False
+        self.restarting = False
+        """A restarting checkpoint waits for writers: they had better make way."""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -93,7 +95,10 @@ class Checkpointer:
                 _, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 if self._pages - moved <= FEW_PAGES:
                     break
+            self.restarting = True
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except (apsw.BusyError, apsw.FullError):
             return False
+        finally:
+            self.restarting = False
         return True

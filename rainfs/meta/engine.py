@@ -65,7 +65,10 @@ class Engine(Protocol):
     async def run(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `body` and commit; retried on conflict.  An exception from `body` rolls back.
 
-        The commit survives the death of this process; `durable` makes it survive a power cut.
+        The commit is seen by this engine at once, and `durable` makes it survive a power cut.  It
+        survives the death of this process and is seen by others at once too, but for the holder
+        of the session lock: an engine may gather its commits for a moment (`grouping.GROUP_S`)
+        and write them together, in their order, all or none.
 
         Raises: TransactionConflict when retries run out, MetadataError when the engine fails.
         """

@@ -2,9 +2,9 @@
 
 Owns the connection, its transactions, and the check that the file is ours.  Refuses to know keys
 and values.  Invariants: bodies never suspend, so one connection serves all tasks; writes are
-buffered and applied in one statement at commit; no call here waits for a lock inside SQLite, a
-busy database is retried with `trio.sleep`; durability is `wal_sync`'s, checkpoints are
-`checkpointer`'s.
+buffered and applied together at commit; no call here waits for a lock inside SQLite, a busy
+database is retried with `trio.sleep`; durability is `wal_sync`'s, checkpoints are `checkpointer`'s,
+and the commits of the session lock's holder are written when `grouping` says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import apsw
@@ -31,13 +31,20 @@ from rainfs.errors import (
 from rainfs.meta import session_lock
 from rainfs.meta.checkpointer import RESTART_WAIT_MS, WAKE_PAGES, Checkpointer
 from rainfs.meta.driving import drive
-from rainfs.meta.engine import MAX_TRANSACTION_KEYS, Reader, SessionLock, Transaction
-from rainfs.meta.overlay import merge_scan
+from rainfs.meta.engine import Reader, SessionLock, Transaction
+from rainfs.meta.group import Group, GroupReader, GroupTransaction
+from rainfs.meta.grouping import OTHERS, Grouping, GroupingLock
+from rainfs.meta.rows import (
+    GET,
+    TABLE,
+    Execute,
+    RowReader,
+    RowTransaction,
+    check_length,
+)
 from rainfs.meta.wal_sync import SYSTEM_FILES, SyncFiles, WalSync
 
 T = TypeVar("T")
-Execute = Callable[..., Any]
-"""`apsw.Cursor.execute`: what a row holds is the C library's affair."""
 
 MIN_SQLITE = (3, 51, 3)
 """Versions before it may corrupt the log when checkpoints run concurrently."""
@@ -54,97 +61,9 @@ LOG_SLACK_PARTS = 8
 
 BUSY_DEADLINE_S = 10.0
 BUSY_PAUSE_S = 0.000_5
-MAX_BUSY_PAUSE_S = 0.02
+MAX_BUSY_PAUSE_S = 0.005
 LOST_SYNCS = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 _DATABASE_MODE = 0o600
-
-_GET = "SELECT v FROM kv WHERE k=?"
-_PUT = "INSERT INTO kv VALUES(?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v"
-_DELETE = "DELETE FROM kv WHERE k=?"
-_OTHERS = "PRAGMA data_version"
-"""A number that changes when another connection, of any process, has committed."""
-# A literal limit: with a bound one SQLite takes twice as long.  Powers of two keep the statement
-# cache small.
-_MAX_LIMIT_BITS = 20
-_SCANS = tuple(
-    f"SELECT k,v FROM kv WHERE k>=? AND k<? ORDER BY k LIMIT {1 << bits}"  # noqa: S608 (integers)
-    for bits in range(_MAX_LIMIT_BITS)
-)
-_SCANS_BACK = tuple(
-    f"SELECT k,v FROM kv WHERE k>=? AND k<? ORDER BY k DESC LIMIT {1 << bits}"  # noqa: S608
-    for bits in range(_MAX_LIMIT_BITS)
-)
-
-
-def _scan(
-    execute: Execute, start: bytes, stop: bytes, limit: int, reverse: bool
-) -> list[tuple[bytes, bytes]]:
-    if limit <= 0:
-        return []
-    bits = min((limit - 1).bit_length(), _MAX_LIMIT_BITS - 1)
-    statement = (_SCANS_BACK if reverse else _SCANS)[bits]
-    rows: list[tuple[bytes, bytes]] = execute(statement, (start, stop)).fetchall()
-    return rows if len(rows) <= limit else rows[:limit]
-
-
-class _SqliteReader:
-    __slots__ = ("_execute",)
-
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
-
-    async def get(self, key: bytes) -> bytes | None:
-        row = self._execute(_GET, (key,)).fetchone()
-        return row[0] if row is not None else None
-
-    async def scan(
-        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
-    ) -> list[tuple[bytes, bytes]]:
-        return _scan(self._execute, start, stop, limit, reverse)
-
-
-class _SqliteTransaction(_SqliteReader):
-    __slots__ = ("_pending",)
-
-    def __init__(self, execute: Execute) -> None:
-        super().__init__(execute)
-        self._pending: dict[bytes, bytes | None] = {}
-
-    async def get(self, key: bytes) -> bytes | None:
-        pending = self._pending
-        if key in pending:
-            return pending[key]
-        row = self._execute(_GET, (key,)).fetchone()
-        return row[0] if row is not None else None
-
-    async def scan(
-        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
-    ) -> list[tuple[bytes, bytes]]:
-        if not self._pending:
-            return _scan(self._execute, start, stop, limit, reverse)
-        changed = {k: v for k, v in self._pending.items() if start <= k < stop}
-        rows = _scan(self._execute, start, stop, limit + len(changed), reverse)
-        return merge_scan(rows, changed, limit, reverse) if changed else rows
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._pending[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self._pending[key] = None
-
-    def apply(self, cursor: apsw.Cursor) -> bool:
-        """Write what is pending; returns whether there was anything."""
-        pending = self._pending
-        if not pending:
-            return False
-        if len(pending) > MAX_TRANSACTION_KEYS:
-            raise MetadataError(f"a transaction wrote {len(pending)} keys: too many")
-        puts = [(key, value) for key, value in pending.items() if value is not None]
-        if puts:
-            cursor.executemany(_PUT, puts)
-        if len(puts) != len(pending):
-            cursor.executemany(_DELETE, [(key,) for key, value in pending.items() if value is None])
-        return True
 
 
 def check_library() -> None:
@@ -216,10 +135,17 @@ class SqliteEngine:
         self._connection.set_wal_hook(self._after_commit)
         self._cursor = self._connection.cursor()
         self._execute: Execute = self._cursor.execute
-        self._reader = _SqliteReader(self._execute)
+        self._reader = RowReader(self._execute)
         self._random = random.Random()  # noqa: S311 (jitter, not secrets)
         self._active = False
         self._closed = False
+        self._grouping = Grouping(
+            self._connection,
+            self._cursor,
+            written=self._sync.committed,
+            translate=self._translated,
+            wanted=lambda: self._checkpointer.restarting,
+        )
         # What is read first may be a commit that nobody has synced: the first call owes that.
         self._others: int | None = None
 
@@ -235,8 +161,12 @@ class SqliteEngine:
 
     async def run(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """See `Engine.run`."""
+        self._grouping.make_room()
         await self._begin("BEGIN IMMEDIATE")
-        transaction = _SqliteTransaction(self._execute)
+        group = self._grouping.group or self._grouping.open()
+        if group is not None:
+            return self._run_in_group(group, body)
+        transaction = RowTransaction(self._execute)
         try:
             result = drive(body(transaction))
             changed = transaction.apply(self._cursor)
@@ -244,10 +174,7 @@ class SqliteEngine:
         except BaseException as error:
             self._roll_back()
             if isinstance(error, apsw.Error):
-                # SQLite's own errors carry the code; those of a replaced VFS may not.
-                if getattr(error, "extendedresult", None) in LOST_SYNCS:
-                    self._sync.fail(f"cannot sync the log of {self._path}")
-                raise translate(error, self._path) from error
+                raise self._translated(error) from error
             raise
         finally:
             self._active = False
@@ -255,49 +182,82 @@ class SqliteEngine:
             self._sync.committed()
         return result
 
+    def _run_in_group(self, group: Group, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        transaction = GroupTransaction(group)
+        try:
+            result = drive(body(transaction))
+            check_length(transaction.pending)
+        except apsw.Error as error:
+            self._grouping.keep_lock()
+            raise self._translated(error) from error
+        finally:
+            self._active = False
+        if transaction.pending:
+            group.add(transaction.pending)
+        return result
+
     async def read(self, body: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Engine.read`."""
         await self._begin("BEGIN")
+        group = self._grouping.group
         try:
+            if group is not None:
+                return drive(body(GroupReader(group)))
             result = drive(body(self._reader))
             self._execute("COMMIT")
         except BaseException as error:
-            self._roll_back()
+            if group is None:
+                self._roll_back()
             if isinstance(error, apsw.Error):
+                self._grouping.keep_lock()
                 raise translate(error, self._path) from error
             raise
         finally:
             self._active = False
         return result
 
+    def _translated(self, error: apsw.Error) -> MetadataError | NoSpace:
+        """Return our exception for a failed transaction."""
+        # SQLite's own errors carry the code; those of a replaced VFS may not.
+        if getattr(error, "extendedresult", None) in LOST_SYNCS:
+            self._sync.fail(f"cannot sync the log of {self._path}")
+        return translate(error, self._path)
+
     async def durable(self) -> None:
         """See `Engine.durable`; commits of other connections and processes are owed as well."""
-        if not self._closed and self._others_committed():
-            self._sync.committed()
+        if not self._closed:
+            self._grouping.write()
+            if self._others_committed():
+                self._sync.committed()
         await self._sync.durable()
 
     def _others_committed(self) -> bool:
         """Whether another connection has committed since this was asked last."""
         try:
-            version = self._execute(_OTHERS).fetchone()[0]
+            version: int = self._execute(OTHERS).fetchone()[0]
         except apsw.BusyError:
             return True
         except apsw.Error as error:
             raise translate(error, self._path) from error
-        changed = bool(version != self._others)
+        changed = version != self._others
         self._others = version
         return changed
 
     def lock_session(self) -> SessionLock | None:
-        """See `Engine.lock_session`; whoever gets it will write much, and finds a long log."""
+        """See `Engine.lock_session`; whoever gets it will write much.
+
+        So commits are grouped from here on, and the log is made long in advance.
+        """
         lock = session_lock.take(self._session_path)
-        if lock is not None:
-            try:
-                self._lengthen_log()
-            except BaseException:
-                lock.release()
-                raise
-        return lock
+        if lock is None:
+            return None
+        try:
+            self._lengthen_log()
+        except BaseException:
+            lock.release()
+            raise
+        self._grouping.start()
+        return GroupingLock(lock.release, self._grouping)
 
     def _lengthen_log(self) -> None:
         self._connection.set_busy_timeout(OPEN_WAIT_MS)
@@ -320,20 +280,21 @@ class SqliteEngine:
         """See `Engine.aclose`."""
         if self._closed:
             return
-        self._closed = True
         try:
-            await self._sync.durable()
+            await self.durable()
         finally:
+            self._closed = True
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.close)
 
     def close(self) -> None:
         """Close at once, on the calling thread; the last connection empties the log.  Idempotent.
 
-        Raises: MetadataError.
+        Commits that could not be written yet are lost.  Raises: MetadataError.
         """
         self._closed = True
         try:
+            self._grouping.drop()
             self._checkpointer.close()
             self._connection.close()
         except apsw.Error as error:
@@ -382,10 +343,7 @@ class SqliteEngine:
             version = SCHEMA_VERSION
             connection.pragma("journal_mode", "wal")
             with connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS kv"
-                    "(k BLOB NOT NULL PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"
-                )
+                connection.execute(TABLE)
                 connection.pragma("user_version", SCHEMA_VERSION)
                 connection.pragma("application_id", APPLICATION_ID)
         if version != SCHEMA_VERSION:
@@ -394,23 +352,32 @@ class SqliteEngine:
             )
         if connection.pragma("journal_mode", "wal") != "wal":
             raise MetadataError(f"{self._path}: this file system does not allow a write-ahead log")
-        connection.execute(_GET, (b"",)).fetchall()  # Opens the log, and finds a missing table.
+        connection.execute(GET, (b"",)).fetchall()  # Opens the log, and finds a missing table.
         return made
 
     def _after_commit(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._checkpointer.log_has(pages)
         return apsw.SQLITE_OK
 
-    async def _begin(self, statement: str) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             raise MetadataError("the metadata engine is closed")
+        if self._grouping.broken is not None:
+            raise MetadataError(f"{self._path}: {self._grouping.broken}")
+
+    async def _begin(self, statement: str) -> None:
+        """Begin a transaction, or join the group."""
         deadline = None
         pause_s = BUSY_PAUSE_S
         while True:
+            self._check_usable()
             if self._active:
                 raise RuntimeError("a transaction was begun inside another one")
+            if self._grouping.group is not None:
+                break
             try:
                 self._execute(statement)
+                break
             except apsw.BusyError as error:
                 now = trio.current_time()
                 deadline = deadline or now + BUSY_DEADLINE_S
@@ -418,13 +385,9 @@ class SqliteEngine:
                     raise translate(error, self._path) from error
                 await trio.sleep(pause_s * (0.5 + self._random.random()))
                 pause_s = min(pause_s * 2, MAX_BUSY_PAUSE_S)
-                if self._closed:
-                    raise MetadataError("the metadata engine is closed") from error
             except apsw.Error as error:
                 raise translate(error, self._path) from error
-            else:
-                self._active = True
-                return
+        self._active = True
 
     def _roll_back(self) -> None:
         # SQLite rolls back by itself after some errors (a full disk, an I/O error).

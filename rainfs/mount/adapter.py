@@ -16,7 +16,8 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -79,23 +80,32 @@ def _brief(args: tuple[Any, ...]) -> str:
 
 
 def guarded(handler: Handler[P, R]) -> Handler[P, R]:
-    """Let nothing but FUSEError out of a handler."""
+    """Let nothing but FUSEError out of a handler, and say when it first waits for something."""
     name = handler.__name__
 
-    async def wrapper(self: Adapter, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @types.coroutine
+    def wrapper(self: Adapter, /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, R]:
+        running = handler(self, *args, **kwargs)
         try:
-            return await handler(self, *args, **kwargs)
+            trap = running.send(None)
+            self.waits()
+            while True:
+                trap = running.send((yield trap))
+        except StopIteration as done:
+            answer: R = done.value
+            return answer
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
             raise _answer(error, name, args) from None
+        finally:
+            running.close()
 
     return functools.update_wrapper(wrapper, handler)
 
 
 def waiting(handler: Handler[P, R]) -> Handler[P, R]:
     """`guarded`, and counted among the requests that may wait."""
-    name = handler.__name__
 
     async def wrapper(self: Adapter, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if self.waiting >= MAX_WAITING:
@@ -103,18 +113,18 @@ def waiting(handler: Handler[P, R]) -> Handler[P, R]:
         self.waiting += 1
         try:
             return await handler(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except Exception as error:
-            raise _answer(error, name, args) from None
         finally:
             self.waiting -= 1
 
-    return functools.update_wrapper(wrapper, handler)
+    return guarded(functools.update_wrapper(wrapper, handler))
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.umask)
+
+
+def _nobody_reads() -> None:
+    """Without a mount nobody waits for the next request."""
 
 
 class Adapter(pyfuse3.Operations):
@@ -123,8 +133,17 @@ class Adapter(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = True
 
-    def __init__(self, vfs: VFS, *, writeback: bool, noxattr: bool) -> None:
+    def __init__(
+        self,
+        vfs: VFS,
+        *,
+        writeback: bool,
+        noxattr: bool,
+        waits: Callable[[], None] = _nobody_reads,
+    ) -> None:
+        """`waits` is told each time that a request begins to wait for something."""
         super().__init__()
+        self.waits = waits
         self.enable_writeback_cache = writeback
         self.waiting = 0
         self._noxattr = noxattr

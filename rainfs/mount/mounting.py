@@ -36,6 +36,7 @@ from rainfs.mount.mountpoint import (
     unmount,
 )
 from rainfs.mount.options import MountOptions
+from rainfs.mount.reading import Reading
 from rainfs.vfs.vfs import VFS
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,11 @@ async def serve_mount(
     """
     path = absolute(mountpoint)
     await trio.to_thread.run_sync(prepare, path)
-    adapter = Adapter(vfs, writeback=options.writeback, noxattr=options.noxattr)
+    reading = Reading()
+    reading.install()
+    adapter = Adapter(
+        vfs, writeback=options.writeback, noxattr=options.noxattr, waits=reading.hand_over
+    )
     if os.geteuid() == 0:
         device = mount_fuse(path, source, _flags(options), allow_other=options.allow_other)
         pyfuse3.init(adapter, f"/dev/fd/{device}", {"default_permissions"})

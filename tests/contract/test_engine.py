@@ -16,8 +16,17 @@ from rainfs.meta.engine import MAX_TRANSACTION_KEYS, Engine, Reader, Transaction
 from rainfs.meta.memory import MemoryEngine
 from rainfs.meta.sqlite import SqliteEngine
 
+
+def grouping(path: Path) -> Engine:
+    """An engine that commits as the holder of the session lock does."""
+    engine = SqliteEngine(path / "kv.db", create=True)
+    engine._grouping.start()
+    return engine
+
+
 MAKERS: dict[str, Callable[[Path], Engine]] = {
     "sqlite": lambda path: SqliteEngine(path / "kv.db", create=True),
+    "sqlite-grouping": grouping,
     "memory": lambda path: MemoryEngine(),
     "memory-interleaved": lambda path: MemoryEngine(interleave=True),
     "memory-conflicts": lambda path: MemoryEngine(conflict_probability=0.5, random=Random(7)),
