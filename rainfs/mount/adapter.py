@@ -24,11 +24,12 @@ import pyfuse3
 
 from rainfs.errors import Exists, PosixError, RainError
 from rainfs.model import KIB, Attr
+from rainfs.mount.callers import caller_of, is_in_group
 from rainfs.mount.errno_table import errno_of
+from rainfs.vfs import acl
 from rainfs.vfs.attributes import Change
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.names import RenameFlag
-from rainfs.vfs.options import Caller
 from rainfs.vfs.report import encode
 from rainfs.vfs.vfs import VFS
 
@@ -53,6 +54,9 @@ REPORT_XATTR = b"rainfs.mount"
 
 DIRECTORY_BYTES = 4096
 NAME_MAX_BYTES = 255
+
+_ASKED_OFTEN = frozenset({b"security.capability", acl.ACCESS, acl.DEFAULT})
+"""Attributes that the kernel itself asks for, the first one before every write."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,10 +121,6 @@ def waiting(handler: Handler[P, R]) -> Handler[P, R]:
             self.waiting -= 1
 
     return guarded(functools.update_wrapper(wrapper, handler))
-
-
-def _caller(ctx: pyfuse3.RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid, ctx.umask)
 
 
 def _nobody_reads() -> None:
@@ -200,21 +200,21 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         return self._entry(
-            await self._names.make(parent_inode, name, mode, _caller(ctx), rdev=rdev)
+            await self._names.make(parent_inode, name, mode, caller_of(ctx), rdev=rdev)
         )
 
     @guarded
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._names.make(parent_inode, name, mode, _caller(ctx)))
+        return self._entry(await self._names.make(parent_inode, name, mode, caller_of(ctx)))
 
     @guarded
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         return self._entry(
-            await self._names.make(parent_inode, name, 0o120777, _caller(ctx), target=target)
+            await self._names.make(parent_inode, name, 0o120777, caller_of(ctx), target=target)
         )
 
     @guarded
@@ -247,7 +247,7 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        return (await self._attributes.get(inode)).target
+        return await self._attributes.readlink(inode)
 
     # --- Attributes. ---
 
@@ -286,7 +286,7 @@ class Adapter(pyfuse3.Operations):
         if name == REPORT_XATTR and inode == pyfuse3.ROOT_INODE:
             return encode(self._vfs.report())
         found = self._table.peek(inode)
-        if found is not None and not found.has_xattrs:
+        if found is not None and not found.has_xattrs and name in _ASKED_OFTEN:
             raise pyfuse3.FUSEError(errno.ENODATA)
         return await self._getxattr(inode, name)
 
@@ -299,12 +299,15 @@ class Adapter(pyfuse3.Operations):
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
         self._refuse_xattrs()
-        await self._attributes.setxattr(await self._attributes.get(inode), name, value)
+        found = await self._attributes.get(inode)
+        in_group = name != acl.ACCESS or is_in_group(ctx, found.gid)
+        await self._attributes.setxattr(found, name, value, in_group=in_group)
 
     @guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         self._refuse_xattrs()
-        return await self._attributes.listxattr(await self._attributes.get(inode))
+        found = await self._attributes.get(inode)
+        return await self._attributes.listxattr(found, privileged=ctx.uid == 0)
 
     @guarded
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -342,7 +345,7 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         try:
-            inode = await self._names.make(parent_inode, name, mode | 0o100000, _caller(ctx))
+            inode = await self._names.make(parent_inode, name, mode | 0o100000, caller_of(ctx))
         except Exists:
             found = None if flags & os.O_EXCL else await self._names.lookup(parent_inode, name)
             if found is None:

@@ -27,10 +27,13 @@ from rainfs.errors import (
 from rainfs.meta.extents import Extents
 from rainfs.meta.namespace import AttrChange, Namespace
 from rainfs.model import MAX_FILE_BYTES
-from rainfs.vfs import acl
+from rainfs.vfs import acl, xattr_names
 from rainfs.vfs.flush import Flusher
 from rainfs.vfs.inodes import Inode, InodeTable
 from rainfs.vfs.options import VfsOptions
+
+MIN_TIME_NS, MAX_TIME_NS = -(1 << 63), (1 << 63) - 1
+"""Years 1677 to 2262: what the metadata holds of a time."""
 
 
 class Change(NamedTuple):
@@ -43,6 +46,18 @@ class Change(NamedTuple):
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+
+    def within_range(self) -> Change:
+        """Return the change with times that can be stored: the nearest, as the kernel does it."""
+        atime, mtime = self.atime_ns, self.mtime_ns
+        if (atime is None or MIN_TIME_NS <= atime <= MAX_TIME_NS) and (
+            mtime is None or MIN_TIME_NS <= mtime <= MAX_TIME_NS
+        ):
+            return self
+        return self._replace(
+            atime_ns=None if atime is None else min(max(atime, MIN_TIME_NS), MAX_TIME_NS),
+            mtime_ns=None if mtime is None else min(max(mtime, MIN_TIME_NS), MAX_TIME_NS),
+        )
 
     @property
     def only_times(self) -> bool:
@@ -79,9 +94,16 @@ class Attributes:
         """Return the inode.  Raises: NotFound."""
         return await self._table.get(number)
 
+    async def readlink(self, number: int) -> bytes:
+        """Return the target of a symbolic link.  Raises: NotFound."""
+        inode = await self._table.get(number)
+        self.accessed(inode)
+        return inode.target
+
     async def set(self, number: int, change: Change) -> Inode:
         """Apply `change`; size first.  Raises: NotFound and what truncate raises."""
         self.check_writable()
+        change = change.within_range()
         inode = await self._table.get(number)
         if change.size is not None:
             await self.truncate(inode, change.size)
@@ -135,7 +157,8 @@ class Attributes:
         """Renew the access time, lazily."""
         if self._options.noatime or self._options.read_only:
             return
-        if not inode.atime_dirty and not inode.accessed(self._now_ns()):
+        renewed = inode.accessed(self._now_ns())
+        if not renewed and not inode.atime_dirty:
             return
         if inode.nlink and inode not in self._accessed:
             self._accessed[inode] = None
@@ -190,20 +213,30 @@ class Attributes:
     # --- Extended attributes. ---
 
     async def getxattr(self, inode: Inode, name: bytes) -> bytes:
-        """Return a value.  Raises: NoAttribute."""
+        """Return a value.  Raises: NoAttribute, and what `check_name` raises."""
+        xattr_names.check_name(name)
         if not inode.has_xattrs:
             raise NoAttribute(name.decode(errors="backslashreplace"))
         return await self._namespace.getxattr(inode.inode, name)
 
-    async def listxattr(self, inode: Inode) -> list[bytes]:
-        """Return the names."""
+    async def listxattr(self, inode: Inode, *, privileged: bool = True) -> list[bytes]:
+        """Return the names that the caller may see."""
         if not inode.has_xattrs:
             return []
-        return list(await self._namespace.listxattr(inode.inode))
+        listed = await self._namespace.listxattr(inode.inode)
+        return xattr_names.visible(listed, privileged=privileged)
 
-    async def setxattr(self, inode: Inode, name: bytes, value: bytes) -> None:
-        """Set a value; an access ACL sets the mode as well.  Raises: AttributeTooLarge."""
+    async def setxattr(
+        self, inode: Inode, name: bytes, value: bytes, *, in_group: bool = True
+    ) -> None:
+        """Set a value; an access ACL sets the mode as well.
+
+        The set-group-id bit goes if who sets the ACL is not `in_group`.
+
+        Raises: AttributeTooLarge, and what `check_name` and `acl.parse` raise.
+        """
         self.check_writable()
+        xattr_names.check_name(name)
         now = self._now_ns()
         if name in (acl.ACCESS, acl.DEFAULT):
             entries = acl.parse(value)
@@ -211,6 +244,8 @@ class Attributes:
                 raise InvalidArgument("only a directory has a default access control list")
             if name == acl.ACCESS and entries:
                 mode = acl.mode_of(entries, inode.mode)
+                if not in_group:
+                    mode &= ~stat.S_ISGID
                 if mode != inode.mode:
                     self._table.touch(inode.inode)
                     await self._namespace.setattr(inode.inode, AttrChange(mode=mode, ctime_ns=now))
@@ -227,6 +262,7 @@ class Attributes:
     async def removexattr(self, inode: Inode, name: bytes) -> None:
         """Remove a value.  Raises: NoAttribute."""
         self.check_writable()
+        xattr_names.check_name(name)
         if not inode.has_xattrs:
             raise NoAttribute(name.decode(errors="backslashreplace"))
         await self._namespace.removexattr(inode.inode, name, now_ns=self._now_ns())

@@ -42,7 +42,9 @@ class Names:
         self._now_ns = now_ns
 
     async def lookup(self, parent: int, name: bytes) -> Inode | None:
-        """Return what has that name, or None."""
+        """Return what has that name, or None; any inode, files too, has the name `.` for itself."""
+        if name == b".":
+            return await self._itself(parent)
         while True:
             before = self._table.changes
             try:
@@ -58,6 +60,15 @@ class Names:
                 break
         self._table.looked_up(attr.inode)
         return found
+
+    async def _itself(self, number: int) -> Inode | None:
+        """Return an inode by its number alone: how file handles of a file server are opened."""
+        try:
+            inode = await self._table.get(number)
+        except NotFound:
+            return None
+        self._table.looked_up(number)
+        return inode
 
     async def make(
         self,
