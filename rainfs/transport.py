@@ -2,7 +2,8 @@
 
 Owns sockets, their options and readiness.  Refuses to know messages.  Whatever the operating system
 reports is a NodeUnavailable here.  Calls named `x_nowait` do what is possible at once and never
-suspend, which saves a turn of the scheduler where bytes or room are there already.  A TLS stream
+suspend, which saves a turn of the scheduler where bytes or room are there already; `x_inline` waits
+without one.  A TLS stream
 will be a second class with the methods of `Stream`.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,7 +41,7 @@ _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOB
 class Stream:
     """One TCP connection; one task may receive and one may send at a time."""
 
-    __slots__ = ("_closed", "_socket", "peer")
+    __slots__ = ("_closed", "_poll", "_socket", "peer")
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)
@@ -51,6 +53,8 @@ class Stream:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         self._socket = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._closed = False
         self.peer = peer
 
@@ -73,6 +77,10 @@ class Stream:
             return 0
         except OSError as error:
             raise self._lost(error) from error
+
+    def wait_readable_inline(self, most_ms: int) -> bool:
+        """Whether there is something to receive within `most_ms`; the event loop stands still."""
+        return not self._closed and bool(self._poll.poll(most_ms))
 
     async def wait_readable(self) -> None:
         """Return once there is something to receive."""

@@ -12,14 +12,24 @@ until the shard is stat'ed.  Retrying a call is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import trio
 
+from rainfs.errors import RainError
 from rainfs.model import NodeHealth, ShardInfo, ShardKey, VolumeId
 
-__all__ = ["Backend", "BackendFactory", "Buffer", "NodeHealth", "ShardInfo", "ShardKey"]
+__all__ = [
+    "Backend",
+    "BackendFactory",
+    "BegunPut",
+    "Buffer",
+    "NodeHealth",
+    "PutBeginner",
+    "ShardInfo",
+    "ShardKey",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -87,6 +97,37 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Close connections; outstanding calls raise NodeUnavailable.  Idempotent."""
+        ...
+
+
+class BegunPut(Protocol):
+    """A put that awaits its answer."""
+
+    def abandon(self) -> None:
+        """Await it no longer: nothing refers to the payload then; its outcome is unknown."""
+        ...
+
+    def stay(self, most_ms: int) -> bool:
+        """Wait for bytes, `most_ms` at most, while the event loop stands still; False if none."""
+        ...
+
+
+@runtime_checkable
+class PutBeginner(Protocol):
+    """What a backend may offer besides: puts without a task for each."""
+
+    def begin_put(
+        self,
+        key: ShardKey,
+        payload: Sequence[Buffer],
+        about: bytes,
+        over: Callable[[RainError | None], None],
+    ) -> BegunPut | None:
+        """Begin a durable put and return at once; None where that takes waiting: then call `put`.
+
+        `over` is called exactly once, later, with None or an error that `put` may raise, unless
+        the put is abandoned.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import trio
 
-from rainfs.array.backend import Backend
+from rainfs.array.backend import Backend, PutBeginner
 from rainfs.array.latency import Call, Latency, late_after_s
 from rainfs.array.placement import Candidate, domain_of
 from rainfs.array.space import Room
@@ -50,6 +50,7 @@ class Member:
     def __init__(self, node: Node, backend: Backend, now_s: float) -> None:
         self.node = node
         self.backend = backend
+        self.beginner = backend if isinstance(backend, PutBeginner) else None
         self.domain = domain_of(node)
         self.state = NodeState.SUSPECT
         self.health: NodeHealth | None = None

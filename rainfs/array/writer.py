@@ -33,10 +33,19 @@ from rainfs.array.latency import put_kind
 from rainfs.array.members import Member, Members, candidates
 from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
 from rainfs.array.values import Piece
+from rainfs.array.volley import (
+    LATE_AGAIN_S,
+    PATIENT_PUT_S,
+    InLine,
+    Miss,
+    Volley,
+    is_hopeless,
+)
 from rainfs.errors import (
     ArrayFull,
     ArrayUnavailable,
     InputError,
+    RainError,
     ShardConflict,
     StorageError,
     StripeSpoiled,
@@ -68,12 +77,6 @@ RETRY_S = 0.25
 ODDS_S = 1.0
 MAX_KEPT_ODDS = 64
 """Odds of placement are kept this long, for this many sets of nodes: weights change slowly."""
-
-PATIENT_PUT_S = 4.0
-"""How long a put may take on a node that answers health calls: a disk may stall for seconds."""
-
-LATE_AGAIN_S = 0.1
-"""How often a late put that nobody can replace yet is looked at again."""
 
 INLINE_BUILD_BYTES = 64 * KIB
 """Smaller stripes are built on the event loop: the way to a thread and back costs more."""
@@ -111,6 +114,17 @@ class _Job:
         self.refused: set[NodeNumber] = set()
         """Nodes that will not take this stripe, however often they are asked."""
 
+    @property
+    def enough(self) -> int:
+        """How many placed shards make the rest worth less waiting."""
+        return max(1, self.wanted - self.m)
+
+    def note_try(self, number: NodeNumber, shard: int) -> None:
+        """The node may hold the shard from now on."""
+        assert self.built is not None
+        self.tried.setdefault(number, set()).add(shard)
+        self.taint[number] = self.built.stripe.code
+
     def may_use(self, number: NodeNumber) -> bool:
         """Whether no content under this id in another geometry may lie on the node."""
         if number in self.refused:
@@ -135,11 +149,11 @@ class _LatePut(Watched):
         """Cancel the put, unless its node answers and all are as slow: then wait for most."""
         job = self._job
         now_s = trio.current_time()
-        most = len(job.placed) >= max(1, job.wanted - job.m)
-        if self._member.up and not (most and now_s >= self._patient_until_s):
-            return now_s + LATE_AGAIN_S
-        self.scope.cancel()
-        return None
+        placed = len(job.placed)
+        if is_hopeless(self._member.up, placed, job.enough, now_s, self._patient_until_s):
+            self.scope.cancel()
+            return None
+        return now_s + LATE_AGAIN_S
 
 
 class Writer:
@@ -162,11 +176,14 @@ class Writer:
         self._pools: dict[int, BufferPool] = {}
         self._odds: dict[tuple[int, int, tuple[tuple[NodeNumber, str], ...]], Odds] = {}
         self._odds_until_s = 0.0
+        self._writing = 0
+        self._in_line = InLine()
 
     async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
         """Put the pieces durably on nodes; see `Array.write`."""
         job = _Job(stripe, pieces, layout)
         done = False
+        self._writing += 1
         try:
             for _ in range(MAX_ROUNDS):
                 built = await self._prepare(job)
@@ -176,6 +193,7 @@ class Writer:
                     return self._view(job, built)
             raise ArrayUnavailable(f"{MAX_ROUNDS} attempts to place a stripe failed")
         finally:
+            self._writing -= 1
             if job.built is not None:
                 job.built.release(self._pool(layout))
             self._clean(job, job.placed if done else {})
@@ -303,37 +321,77 @@ class Writer:
 
     async def _send(self, job: _Job, built: Built) -> None:
         """Put all assigned shards at once; those that took are in `job.placed` afterwards."""
+        shard_bytes = built.stripe.shard_bytes
+        volley = Volley(self._members, put_kind(shard_bytes), job.placed, job.enough)
+        self._watch.add(volley)
+        try:
+            others = [
+                shard
+                for shard, number in job.assigned.items()
+                if not self._begin(job, built, volley, shard, number)
+            ]
+            if self._writing == 1 and not others and self._in_line.fits(shard_bytes):
+                volley.stay()
+            missed = [] if others else await volley.misses()
+            if missed or others:
+                await self._send_again(job, built, volley, missed, others)
+            else:
+                job.progress_s = trio.current_time()
+                self._in_line.took(shard_bytes, volley.age_s)
+        finally:
+            self._watch.remove(volley)
+            volley.abandon()
+
+    def _begin(
+        self, job: _Job, built: Built, volley: Volley, shard: int, number: NodeNumber
+    ) -> bool:
+        member = self._members.get(number)
+        if member is None:
+            return False
+        job.note_try(number, shard)
+        key = ShardKey(job.stripe, shard)
+        return volley.begin(member, key, built.shards[shard], built.abouts[shard])
+
+    async def _send_again(
+        self, job: _Job, built: Built, volley: Volley, missed: list[Miss], others: list[int]
+    ) -> None:
+        """Put the `others`, which the volley could not take, and elsewhere what it misses."""
         async with trio.open_nursery() as nursery:
-            shards = list(job.assigned)
-            for shard in shards[1:]:
+            for shard in others:
                 nursery.start_soon(self._deliver, job, built, shard)
-            if shards:
-                await self._deliver(job, built, shards[0])
+            while missed or (missed := await volley.misses()):
+                for miss in missed:
+                    self._failed(job, miss.shard, miss.member, miss.error)
+                    nursery.start_soon(self._replace, job, built, miss.shard)
+                missed = []
 
     async def _deliver(self, job: _Job, built: Built, shard: int) -> None:
         """Put one shard, on other nodes not used yet if its own fails."""
-        number: NodeNumber | None = job.assigned[shard]
-        while number is not None:
-            member = self._members.get(number)
-            if member is not None and await self._put(job, built, shard, member):
-                job.placed[shard] = number
-                job.progress_s = trio.current_time()
-                return
+        member = self._members.get(job.assigned[shard])
+        if member is None or not await self._put(job, built, shard, member):
+            await self._replace(job, built, shard)
+
+    async def _replace(self, job: _Job, built: Built, shard: int) -> None:
+        """Put a shard that its node did not take on others, until one does or none is left."""
+        while True:
             others = [n for s, n in job.assigned.items() if s != shard] + list(job.placed.values())
             used = {*job.tried, *others}
             willing = self._members.writable(job.m)
             pool = candidates(willing, built.stripe.shard_bytes)
             number = substitute(pool, used, self._domains(others), job.m, self._random)
-            if number is not None:
-                job.assigned[shard] = number
+            if number is None:
+                return
+            job.assigned[shard] = number
+            member = self._members.get(number)
+            if member is not None and await self._put(job, built, shard, member):
+                return
 
     async def _put(self, job: _Job, built: Built, shard: int, member: Member) -> bool:
         """Put one shard on one node; False if that failed or became late."""
         number = member.node.number
         payload = built.shards[shard]
         kind = put_kind(len(payload))
-        job.tried.setdefault(number, set()).add(shard)
-        job.taint[number] = built.stripe.code
+        job.note_try(number, shard)
         begun_s = trio.current_time()
         watched = _LatePut(begun_s, self._members.late_after_s(kind), job, member)
         self._watch.add(watched)
@@ -343,20 +401,26 @@ class Writer:
                     ShardKey(job.stripe, shard), (payload,), built.abouts[shard], durable=True
                 )
                 self._members.answered(member, kind, trio.current_time() - begun_s)
+                job.placed[shard] = number
+                job.progress_s = trio.current_time()
                 return True
-        except (ShardConflict, InputError) as error:
-            job.refused.add(number)
-            _log.error("node %s refuses a shard: %s", member.node.name, error)
-            return False
-        except StorageError as error:
-            self._members.failed(member, error)
-            _log.info("shard %d of stripe %x: %s", shard, job.stripe, error)
+        except (StorageError, InputError) as error:
+            self._failed(job, shard, member, error)
             return False
         finally:
             self._watch.remove(watched)
             self._members.took(member, len(payload))
         self._members.late(member, kind, trio.current_time() - begun_s)
         return False
+
+    def _failed(self, job: _Job, shard: int, member: Member, error: RainError | None) -> None:
+        """Take note of why a node did not take a shard; None says it was late, which is noted."""
+        if isinstance(error, ShardConflict | InputError):
+            job.refused.add(member.node.number)
+            _log.error("node %s refuses a shard: %s", member.node.name, error)
+        elif isinstance(error, StorageError):
+            self._members.failed(member, error)
+            _log.info("shard %d of stripe %x: %s", shard, job.stripe, error)
 
     # --- Finishing --------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Switches on a node (all may change at any time, also while calls are under way):
     delay_s[call]   calls named "put", "get", ... take this long; delay_s["*"] is for all others
     answer_delay_s[call]   the answer is under way this long after the call took place
     full, failing   puts raise NodeFull / NodeFailing; health says so
+    unconnected     a put cannot be begun without waiting (see BeginningBackend)
     lose_answers    the call takes place, then NodeUnavailable: its outcome is unknown to the caller
     fail(call, error, times=1)    the next calls of that name (or "*") raise `error`
     drop(key)       the shard is gone
@@ -28,7 +29,7 @@ Each call is appended to `node.log` as it starts; `node.in_flight` and `node.mos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ from rainfs.errors import (
     NodeFailing,
     NodeFull,
     NodeUnavailable,
+    RainError,
     ShardConflict,
     ShardCorrupt,
     ShardMissing,
@@ -100,6 +102,7 @@ class FakeNode:
         self.dead = False
         self.full = False
         self.failing = False
+        self.unconnected = False
         self.lose_answers = False
         self.delay_s: dict[str, float] = {}
         self.answer_delay_s: dict[str, float] = {}
@@ -318,8 +321,70 @@ class FakeBackend:
         return ShardInfo(key, len(held.payload), held.durable, held.about)
 
 
+class FakeBegunPut:
+    """A put that runs in a task of its own."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.over = False
+
+    def abandon(self) -> None:
+        assert not self.over
+        self.over = True
+        self.scope.cancel()
+
+    def stay(self, most_ms: int) -> bool:
+        """No time passes while the loop stands still, so nothing comes."""
+        assert most_ms >= 1
+        return False
+
+
+class BeginningBackend(FakeBackend):
+    """A session that offers `begin_put` as well; `rainfs.array.backend.PutBeginner`."""
+
+    def __init__(
+        self, node: FakeNode, volume: VolumeId | None, *, deadline_s: float, nursery: trio.Nursery
+    ) -> None:
+        super().__init__(node, volume, deadline_s=deadline_s)
+        self._nursery = nursery
+
+    def begin_put(
+        self,
+        key: ShardKey,
+        payload: Sequence[Buffer],
+        about: bytes,
+        over: Callable[[RainError | None], None],
+    ) -> FakeBegunPut | None:
+        if self._closed or self.node.unconnected:
+            return None
+        begun = FakeBegunPut()
+        self._nursery.start_soon(self._put, begun, key, payload, about, over)
+        return begun
+
+    async def _put(
+        self,
+        begun: FakeBegunPut,
+        key: ShardKey,
+        payload: Sequence[Buffer],
+        about: bytes,
+        over: Callable[[RainError | None], None],
+    ) -> None:
+        outcome: RainError | None = None
+        with begun.scope:
+            try:
+                await self.put(key, payload, about, durable=True)
+            except RainError as error:
+                outcome = error
+        if not begun.over:
+            begun.over = True
+            over(outcome)
+
+
 class FakeFleet:
     """Several nodes, each with a host label of its own, found by URL."""
+
+    begins_puts = False
+    """Whether its backends offer `begin_put`."""
 
     def __init__(
         self,
@@ -346,6 +411,8 @@ class FakeFleet:
     ) -> FakeBackend:
         """Stand in for the registry's `open_backend`."""
         for node in self.nodes:
+            if node.url == url and self.begins_puts:
+                return BeginningBackend(node, volume, deadline_s=deadline_s, nursery=nursery)
             if node.url == url:
                 return FakeBackend(node, volume, deadline_s=deadline_s)
         raise InputError(f"{url}: no such fake node")

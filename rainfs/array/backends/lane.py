@@ -9,11 +9,11 @@ probes, which begin it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
-from rainfs.array.backends.link import Link
+from rainfs.array.backends.link import Begun, Link
 from rainfs.array.backends.reach import Reach
 from rainfs.errors import NodeUnavailable, ProtocolError, RainError
 from rainfs.memory import Buffer
@@ -84,6 +84,21 @@ class Lane:
             link = await self._connected(probe)
             return await link.call(message, payload, payload_bytes)
         raise NodeUnavailable(f"{self._peer}: no answer within {self._deadline_s:g} s")
+
+    def begin(
+        self,
+        message: Message,
+        payload: Sequence[Buffer],
+        payload_bytes: int,
+        over: Callable[[Begun], None],
+    ) -> Begun | None:
+        """Send a request if there is a live connection; `over` hears of its end."""
+        if self._link is None:
+            return None
+        try:
+            return self._link.begin(message, payload, payload_bytes, over)
+        except NodeUnavailable:
+            return None  # The connection is lost: a call will find out, and make another.
 
     async def _connected(self, probe: bool) -> Link:
         """Return the live connection, once there is one."""

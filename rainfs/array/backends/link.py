@@ -5,12 +5,14 @@ about.  Invariants: every call ends with its answer or, when the connection is l
 has passed, with NodeUnavailable; after a call has ended or was cancelled nothing refers to its
 payload, and an answer that comes later is received into memory that nobody else has; a connection
 on which a call has waited for the whole deadline without a single byte from the node is given up.
+
+What has been received is worked off without suspending, so that whoever has begun calls may do it
+as well as the task in `run`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 import trio
 
@@ -30,17 +32,38 @@ MAX_RECEIVES_WITHOUT_REST = 16
 _NOTHING = memoryview(b"")
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A request whose answer is awaited by `task`."""
+class Begun:
+    """A request that awaits its answer; `over` is called with it, once, unless it is abandoned."""
 
-    task: trio.lowlevel.Task
-    begun_s: float
-    parcel: Parcel | None
-    """What has not been sent yet, if anything."""
-    answer: Message | None = None
-    payload: memoryview = _NOTHING
-    error: RainError | None = None
+    __slots__ = (
+        "_link",
+        "_request",
+        "answer",
+        "begun_s",
+        "error",
+        "over",
+        "parcel",
+        "payload",
+    )
+
+    def __init__(self, link: Link, request: int, over: Callable[[Begun], None]) -> None:
+        self._link = link
+        self._request = request
+        self.over = over
+        self.begun_s = trio.current_time()
+        self.parcel: Parcel | None = None
+        """What has not been sent yet, if anything."""
+        self.answer: Message | None = None
+        self.payload = _NOTHING
+        self.error: RainError | None = None
+
+    def abandon(self) -> None:
+        """Await it no longer: nothing refers to its payload then, and `over` is not called."""
+        self._link.abandon(self._request, self)
+
+    def stay(self, most_ms: int) -> bool:
+        """Let the event loop stand still until bytes come, for `most_ms` at most; deliver them."""
+        return self._link.stay(most_ms)
 
 
 class Link:
@@ -52,11 +75,12 @@ class Link:
         self._deadline_s = deadline_s
         self._connection = Connection(Role.CLIENT)
         self._outbox = Outbox(stream, stall_s=deadline_s)
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Begun] = {}
         self._last_request = 0
         self._received_s = trio.current_time()
         self._lost: NodeUnavailable | None = None
-        self._may_have_more = False
+        self._broken: StorageError | None = None
+        """Why it was given up by another task than the one in `run`."""
         self.stalled = False
         """Whether it was given up because the node had gone silent."""
 
@@ -64,7 +88,13 @@ class Link:
         """Exchange greetings.  Raises: NodeUnavailable, RemoteProtocolError, what the node says."""
         hello = self._connection.send(0, Hello(self._volume, __version__))
         self._outbox.post(hello, len(hello[0]))
-        event = await self._next_event()
+        while (event := self._connection.next_event()) is None:
+            await self._stream.wait_readable()
+            received = self._stream.receive_nowait(self._connection.buffer())
+            if received == 0:
+                raise NodeUnavailable(f"{self._stream.peer}: the node closed the connection")
+            if received is not None:
+                self._connection.received(received)
         assert isinstance(event, Arrived)
         if isinstance(event.message, Failed):
             raise fault(event.message.code, f"{self._stream.peer}: {event.message.text}")
@@ -93,8 +123,45 @@ class Link:
             raise
 
     async def _receive(self) -> None:
-        while True:
-            self._take(await self._next_event())
+        try:
+            while True:
+                await self._stream.wait_readable()
+                while not self._deliver(MAX_RECEIVES_WITHOUT_REST):
+                    await trio.lowlevel.checkpoint()
+        except NodeUnavailable as error:
+            raise self._broken or error from None
+
+    def _deliver(self, receives: int) -> bool:
+        """Receive so many times at most, and work it off; whether that was all there was.
+
+        Raises: NodeUnavailable, RemoteProtocolError.
+        """
+        connection, stream = self._connection, self._stream
+        for _ in range(receives):
+            space = connection.buffer()
+            received = stream.receive_nowait(space)
+            if received is None:
+                return True
+            if received == 0:
+                raise NodeUnavailable(f"{stream.peer}: the node closed the connection")
+            connection.received(received)
+            self._received_s = trio.current_time()
+            while (event := connection.next_event()) is not None:
+                self._take(event)
+            if received < len(space):
+                return True
+        return False
+
+    def stay(self, most_ms: int) -> bool:
+        """Wait for bytes in line, for `most_ms` at most, and deliver them; False if none came."""
+        if self._lost is not None or not self._stream.wait_readable_inline(most_ms):
+            return False
+        try:
+            self._deliver(1)
+        except StorageError as error:
+            self._broken = error
+            self.drop(str(error))
+        return True
 
     def drop(self, reason: str) -> None:
         """Give the connection up: every call ends with NodeUnavailable(reason).  Idempotent."""
@@ -107,7 +174,7 @@ class Link:
         self._calls.clear()
         for call in calls:
             call.error = NodeUnavailable(reason)
-            trio.lowlevel.reschedule(call.task)
+            call.over(call)
 
     async def call(
         self, message: Message, payload: Sequence[Buffer], payload_bytes: int
@@ -116,20 +183,11 @@ class Link:
 
         Raises: NodeUnavailable, or the error that the node answers.
         """
-        if self._lost is not None:
-            raise NodeUnavailable(str(self._lost))
-        request = self._next_request()
-        buffers = self._connection.send(request, message, payload, payload_bytes)
-        try:
-            parcel = self._outbox.post(buffers, len(buffers[0]) + payload_bytes)
-        except NodeUnavailable as error:
-            self.drop(str(error))
-            raise
-        call = _Call(trio.lowlevel.current_task(), trio.current_time(), parcel)
-        self._calls[request] = call
+        task = trio.lowlevel.current_task()
+        call = self.begin(message, payload, payload_bytes, lambda _: trio.lowlevel.reschedule(task))
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._abandon(request, call)
+            call.abandon()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -137,6 +195,30 @@ class Link:
             raise call.error
         assert call.answer is not None
         return call.answer, call.payload
+
+    def begin(
+        self,
+        message: Message,
+        payload: Sequence[Buffer],
+        payload_bytes: int,
+        over: Callable[[Begun], None],
+    ) -> Begun:
+        """Send a request; `over` is called when it has an answer or an error.
+
+        Raises: NodeUnavailable.
+        """
+        if self._lost is not None:
+            raise NodeUnavailable(str(self._lost))
+        request = self._next_request()
+        buffers = self._connection.send(request, message, payload, payload_bytes)
+        call = Begun(self, request, over)
+        try:
+            call.parcel = self._outbox.post(buffers, len(buffers[0]) + payload_bytes)
+        except NodeUnavailable as error:
+            self.drop(str(error))
+            raise
+        self._calls[request] = call
+        return call
 
     async def _watch(self) -> None:
         """End calls at their deadline.
@@ -149,9 +231,9 @@ class Link:
             late_s = now_s - self._deadline_s
             overdue = [item for item in self._calls.items() if item[1].begun_s <= late_s]
             for request, call in overdue:
-                self._abandon(request, call)
+                self.abandon(request, call)
                 call.error = NodeUnavailable(self._no_answer())
-                trio.lowlevel.reschedule(call.task)
+                call.over(call)
                 self.stalled = self.stalled or self._received_s < call.begun_s
             if self.stalled:
                 raise NodeUnavailable(self._no_answer())
@@ -161,7 +243,8 @@ class Link:
     def _no_answer(self) -> str:
         return f"{self._stream.peer}: no answer within {self._deadline_s:g} s"
 
-    def _abandon(self, request: int, call: _Call) -> None:
+    def abandon(self, request: int, call: Begun) -> None:
+        """Await a call no longer."""
         del self._calls[request]
         if call.parcel is not None:
             untouched = not call.parcel.started
@@ -178,28 +261,6 @@ class Link:
                 self._last_request = request
                 return request
 
-    async def _next_event(self) -> Arrived | PayloadAhead:
-        connection, stream = self._connection, self._stream
-        receives = 0
-        while (event := connection.next_event()) is None:
-            if self._may_have_more:
-                space = connection.buffer()
-                received = stream.receive_nowait(space)
-                if received == 0:
-                    raise NodeUnavailable(f"{stream.peer}: the node closed the connection")
-                if received is not None:
-                    connection.received(received)
-                    self._received_s = trio.current_time()
-                    # What did not fill the space was all there was: wait before trying again.
-                    self._may_have_more = received == len(space)
-                    receives += 1
-                    if receives % MAX_RECEIVES_WITHOUT_REST == 0:
-                        await trio.lowlevel.checkpoint()
-                    continue
-            await stream.wait_readable()
-            self._may_have_more = True
-        return event
-
     def _take(self, event: Arrived | PayloadAhead) -> None:
         if isinstance(event, PayloadAhead):
             # Memory that belongs to nobody else, so that a call may be cancelled meanwhile.
@@ -214,4 +275,4 @@ class Link:
         else:
             call.answer = event.message
             call.payload = event.payload if event.payload is not None else _NOTHING
-        trio.lowlevel.reschedule(call.task)
+        call.over(call)

@@ -6,7 +6,7 @@ on a connection each, so that a read of one page does not queue behind megabytes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 from urllib.parse import urlsplit
 
@@ -15,8 +15,9 @@ import trio
 from rainfs.array.backend import Buffer, NodeHealth, ShardInfo, ShardKey
 from rainfs.array.backends.bounds import check_put, check_range
 from rainfs.array.backends.lane import Lane
+from rainfs.array.backends.link import Begun
 from rainfs.array.backends.reach import Reach
-from rainfs.errors import InputError, RemoteProtocolError
+from rainfs.errors import InputError, RainError, RemoteProtocolError
 from rainfs.model import KIB, VolumeId
 from rainfs.wire import messages as wire
 
@@ -60,6 +61,19 @@ class RainBackend:
         nbytes = check_put(payload, about)
         lane = self._bulk if nbytes > BULK_BYTES else self._small
         await lane.call(wire.Put(key.stripe, key.shard, durable, bytes(about)), payload, nbytes)
+
+    def begin_put(
+        self,
+        key: ShardKey,
+        payload: Sequence[Buffer],
+        about: bytes,
+        over: Callable[[RainError | None], None],
+    ) -> Begun | None:
+        """Begin a durable put.  See `PutBeginner.begin_put`."""
+        nbytes = check_put(payload, about)
+        lane = self._bulk if nbytes > BULK_BYTES else self._small
+        message = wire.Put(key.stripe, key.shard, True, about)
+        return lane.begin(message, payload, nbytes, lambda call: over(call.error))
 
     async def get(self, key: ShardKey, offset: int, length: int) -> memoryview:
         """Return verified bytes.  See `Backend.get`."""

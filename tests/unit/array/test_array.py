@@ -14,6 +14,8 @@ from rainfs.model import KIB, NO_NODE, Compression, mirror, reed_solomon
 from tests.fakes.backend import FakeFleet
 from tests.unit.array.rig import VOLUME, content, layout_of, moved, open_rig
 
+pytestmark = pytest.mark.usefixtures("ways_to_put")
+
 
 async def test_what_is_written_is_read_back(autojump_clock: MockClock) -> None:
     async with open_rig() as rig:

@@ -30,6 +30,8 @@ CODES = [reed_solomon(k, m) for k in (1, 2, 3, 4, 7) for m in (0, 1, 2, 3)] + [
     mirror(n) for n in (1, 2, 3)
 ]
 
+pytestmark = pytest.mark.usefixtures("ways_to_put")
+
 
 async def one_round(seed: int, code: Code, compression: Compression) -> None:
     random = Random(seed)

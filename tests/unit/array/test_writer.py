@@ -28,6 +28,8 @@ from rainfs.model import (
 )
 from tests.unit.array.rig import Rig, content, layout_of, open_rig
 
+pytestmark = pytest.mark.usefixtures("ways_to_put")
+
 
 def held(rig: Rig) -> dict[ShardKey, list[int]]:
     """Which nodes hold which shard."""

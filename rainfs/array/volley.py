@@ -1,0 +1,205 @@
+"""Puts of one stripe that are sent at once and awaited once, without a task for each.
+
+Owns the puts under way, and giving up those that are late once that helps the stripe.  Refuses to
+know what becomes of a shard that missed: the writer sends it elsewhere.
+
+Invariants: every put that began ends as placed or as a miss, or is abandoned, and nothing refers to
+its payload from then on; the event loop stands still for a volley only while no other stripe is
+being written, no burst of them is under way, and volleys usually take no longer than IN_LINE_S.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+import trio
+
+from rainfs.array.backend import BegunPut, Buffer
+from rainfs.array.late import Watched
+from rainfs.array.latency import Call
+from rainfs.array.members import Member, Members
+from rainfs.errors import RainError
+from rainfs.model import KIB, NodeNumber, ShardKey
+
+PATIENT_PUT_S = 4.0
+"""How long a put may take on a node that answers health calls: a disk may stall for seconds."""
+
+LATE_AGAIN_S = 0.1
+"""How often a late put that nobody can replace yet is looked at again."""
+
+IN_LINE_S = 0.003
+"""Volleys that usually take no longer are awaited without a turn of the scheduler, which costs more
+than it saves: there is nothing else to do."""
+
+IN_LINE_BYTES = 64 * KIB
+"""Longest shard of such a volley."""
+
+BURST_GAP_S = 0.000_1
+"""Volleys that follow the last one sooner than this belong to a burst and go side by side."""
+
+SMOOTHING = 0.2
+"""Weight of the newest volley in the usual time of one."""
+
+
+def is_hopeless(up: bool, placed: int, enough: int, now_s: float, patient_until_s: float) -> bool:
+    """Whether a late put is to be given up: not while its node answers and all are as slow."""
+    return not up or (placed >= enough and now_s >= patient_until_s)
+
+
+class Miss(NamedTuple):
+    """A put that failed, or was given up because it was late (no error)."""
+
+    shard: int
+    member: Member
+    error: RainError | None
+
+
+class _Shot:
+    """One put of a volley."""
+
+    __slots__ = ("_volley", "begun", "member", "nbytes", "shard")
+
+    def __init__(self, volley: Volley, shard: int, member: Member, nbytes: int) -> None:
+        self._volley = volley
+        self.shard = shard
+        self.member = member
+        self.nbytes = nbytes
+        self.begun: BegunPut | None = None
+
+    def over(self, error: RainError | None) -> None:
+        """Take in the answer."""
+        self.begun = None
+        self._volley.ended(self, error)
+
+
+class Volley(Watched):
+    """`begin` the puts, perhaps `stay`, then ask for `misses` until there are none."""
+
+    __slots__ = (
+        "_begun_s",
+        "_enough",
+        "_flying",
+        "_kind",
+        "_members",
+        "_missed",
+        "_placed",
+        "_task",
+    )
+
+    def __init__(
+        self, members: Members, kind: Call, placed: dict[int, NodeNumber], enough: int
+    ) -> None:
+        """Put what takes into `placed`; once it holds `enough`, late puts are given up."""
+        self._begun_s = trio.current_time()
+        super().__init__(self._begun_s + members.late_after_s(kind))
+        self._members = members
+        self._kind = kind
+        self._placed = placed
+        self._enough = enough
+        self._flying: dict[int, _Shot] = {}
+        self._missed: list[Miss] = []
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Time since it began."""
+        return trio.current_time() - self._begun_s
+
+    def begin(self, member: Member, key: ShardKey, payload: Buffer, about: bytes) -> bool:
+        """Send a shard, if that takes no waiting."""
+        beginner = member.beginner
+        if beginner is None:
+            return False
+        shot = _Shot(self, key.shard, member, len(payload))
+        shot.begun = beginner.begin_put(key, (payload,), about, shot.over)
+        if shot.begun is None:
+            return False
+        self._flying[key.shard] = shot
+        return True
+
+    def stay(self) -> None:
+        """Wait for the answers in line, for little more than IN_LINE_S."""
+        until_s = self._begun_s + IN_LINE_S
+        for shot in list(self._flying.values()):
+            while shot.begun is not None:
+                left_s = until_s - trio.current_time()
+                if left_s <= 0 or not shot.begun.stay(ceil(left_s * 1_000)):
+                    return
+
+    async def misses(self) -> list[Miss]:
+        """Return what missed since the last call, waiting for it; nothing once all have ended."""
+        if self._flying and not self._missed:
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        missed, self._missed = self._missed, []
+        return missed
+
+    def ended(self, shot: _Shot, error: RainError | None) -> None:
+        """Take note of an answer."""
+        del self._flying[shot.shard]
+        member = shot.member
+        self._members.took(member, shot.nbytes)
+        if error is None:
+            self._members.answered(member, self._kind, self.age_s)
+            self._placed[shot.shard] = member.node.number
+        else:
+            self._missed.append(Miss(shot.shard, member, error))
+        self._wake()
+
+    def act(self) -> float | None:
+        """Give up what is late and hopeless; the rest is looked at again."""
+        now_s = trio.current_time()
+        patient_until_s = max(self._begun_s + PATIENT_PUT_S, self.due_s)
+        for shot in list(self._flying.values()):
+            up = shot.member.up
+            if is_hopeless(up, len(self._placed), self._enough, now_s, patient_until_s):
+                self._abandon(shot)
+                self._members.late(shot.member, self._kind, self.age_s)
+                self._missed.append(Miss(shot.shard, shot.member, None))
+        self._wake()
+        return now_s + LATE_AGAIN_S if self._flying else None
+
+    def abandon(self) -> None:
+        """Await nothing any longer; nothing refers to the payloads then.  Idempotent."""
+        for shot in list(self._flying.values()):
+            self._abandon(shot)
+
+    def _abandon(self, shot: _Shot) -> None:
+        del self._flying[shot.shard]
+        if shot.begun is not None:
+            shot.begun.abandon()
+            shot.begun = None
+        self._members.took(shot.member, shot.nbytes)
+
+    def _wake(self) -> None:
+        if self._task is not None and (self._missed or not self._flying):
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+
+class InLine:
+    """Whether the event loop may stand still for the next volley."""
+
+    __slots__ = ("_quiet_since_s", "_usual_s")
+
+    def __init__(self) -> None:
+        self._usual_s = 0.0
+        self._quiet_since_s = float("-inf")
+
+    def fits(self, shard_bytes: int) -> bool:
+        """Whether volleys are that quick, and this one follows no other closely."""
+        if shard_bytes > IN_LINE_BYTES or self._usual_s > IN_LINE_S:
+            return False
+        return trio.current_time() - self._quiet_since_s > BURST_GAP_S
+
+    def took(self, shard_bytes: int, seconds: float) -> None:
+        """Take in how long one took that has just ended."""
+        if shard_bytes <= IN_LINE_BYTES:
+            self._usual_s += (seconds - self._usual_s) * SMOOTHING
+            self._quiet_since_s = trio.current_time()
