@@ -27,6 +27,9 @@ from rainfs.errors import MetadataError
 INLINE_SYNC_S = 0.002
 """While syncs take no longer than this they are made in line: a thread costs as much."""
 
+BURST_GAP_S = 0.000_1
+"""Calls that follow the last sync sooner than this belong to a burst and share the next one."""
+
 _EXTEND_BYTES = 1 << 20
 
 SMOOTHING = 0.2
@@ -109,11 +112,13 @@ class WalSync:
         Raises: MetadataError.
         """
         self._wal = wal
+        self._name = str(wal)
         self._files = files
         self._lock = trio.Lock()
         self._commits = 0
         self._synced = 0
         self._sync_s = INLINE_SYNC_S * 2
+        self._quiet_since_s = float("-inf")
         self._failure: str | None = None
         try:
             self._descriptor: int | None = files.open(wal)
@@ -158,20 +163,30 @@ class WalSync:
         if self._synced >= wanted and self._failure is None:
             await trio.lowlevel.checkpoint()
             return
-        async with self._lock:
-            if self._failure is not None:
-                raise MetadataError(self._failure)
-            if self._synced >= wanted:
-                return
-            # Taking the lock let whoever else was ready commit, and share this sync.
-            covered = self._commits
-            if self._sync_s <= INLINE_SYNC_S:
-                self._sync()
-            else:
-                await trio.to_thread.run_sync(self._sync)
-            if self._failure is not None:
-                raise MetadataError(self._failure)
-            self._synced = covered
+        if trio.current_time() - self._quiet_since_s <= BURST_GAP_S or self._lock.locked():
+            # This lets whoever else is ready commit, and share the sync.
+            await self._lock.acquire()
+        else:
+            self._lock.acquire_nowait()
+        try:
+            await self._cover(wanted)
+        finally:
+            self._quiet_since_s = trio.current_time()
+            self._lock.release()
+
+    async def _cover(self, wanted: int) -> None:
+        if self._failure is not None:
+            raise MetadataError(self._failure)
+        if self._synced >= wanted:
+            return
+        covered = self._commits
+        if self._sync_s <= INLINE_SYNC_S:
+            self._sync()
+        else:
+            await trio.to_thread.run_sync(self._sync)
+        if self._failure is not None:
+            raise MetadataError(self._failure)
+        self._synced = covered
 
     def _sync(self) -> None:
         descriptor = self._descriptor
@@ -179,7 +194,7 @@ class WalSync:
             self.fail("the metadata engine is closed")
             return
         try:
-            if not _names(self._wal, descriptor):
+            if not _names(self._name, descriptor):
                 self.fail(f"{self._wal} was removed or replaced while in use")
                 return
             begun_s = time.perf_counter()
@@ -195,10 +210,11 @@ class WalSync:
             self._descriptor = None
 
 
-def _names(path: Path, descriptor: int) -> bool:
+def _names(path: str, descriptor: int) -> bool:
     """Whether `path` still names the open file."""
     try:
-        named = path.stat()
+        named = os.stat(path)
     except FileNotFoundError:
         return False
-    return os.path.samestat(os.fstat(descriptor), named)
+    opened = os.fstat(descriptor)
+    return named.st_ino == opened.st_ino and named.st_dev == opened.st_dev
