@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -81,14 +82,15 @@ class Caretaker:
         self._pace = Pace(clients, options.bytes_per_s)
         self._fragments_after_s = float("-inf")
         self._busy = trio.Lock()
-        self._stopped = trio.CancelScope()
+        self._scopes: set[trio.CancelScope] = set()
+        self._stopped = False
         self.total = Rewritten()
 
     async def run(self) -> None:
         """Compact in the background until `stop`."""
         if not self._options.bytes_per_s:
             return
-        with self._stopped:
+        with self._until_stopped():
             while True:
                 pause_s = ROUND_S
                 try:
@@ -106,7 +108,20 @@ class Caretaker:
 
     def stop(self) -> None:
         """Give up what is under way; whatever was not moved stays where it was."""
-        self._stopped.cancel()
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        with trio.CancelScope() as scope:
+            if self._stopped:
+                scope.cancel()
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
 
     async def round(self) -> bool:
         """Survey, then rewrite one group or one range; whether there was one."""
@@ -131,12 +146,14 @@ class Caretaker:
 
         Raises: ArrayError, MetadataError where that stops it; what was done is done.
         """
-        async with self._busy:
-            done = await self._all_fragments(progress)
-            await self._survey.all()
-            done += await self._all_candidates(progress)
-            self.total += done
-            return done
+        done = Rewritten()
+        with self._until_stopped():
+            async with self._busy:
+                done += await self._all_fragments(progress)
+                await self._survey.all()
+                done += await self._all_candidates(progress)
+        self.total += done
+        return done
 
     async def _all_fragments(self, progress: Progress) -> Rewritten:
         done = Rewritten()

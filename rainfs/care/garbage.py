@@ -12,7 +12,7 @@ Also sweeps what the metadata keeps for nobody: tombstones, and unlinked files w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -94,7 +94,7 @@ def garbage_among(
 
 
 class Collector:
-    """One run of `rainfs gc` over the nodes in `backends`."""
+    """One run of `rainfs gc`."""
 
     def __init__(
         self,
@@ -102,10 +102,13 @@ class Collector:
         backends: Mapping[NodeNumber, Backend],
         *,
         ended_epoch: int,
+        sweep: Collection[NodeNumber] | None = None,
         progress: Progress = lambda seen, expected: None,
     ) -> None:
+        """`backends` are all nodes of the volume; only those in `sweep` are swept, if given."""
         self._engine = engine
         self._backends = backends
+        self._swept = backends.keys() if sweep is None else sweep
         self._progress = progress
         self._settled = Settled(ended_epoch)
         self._expected = 0
@@ -115,7 +118,8 @@ class Collector:
         """Bury all tombstones, then sweep all nodes at once."""
         await self._bury_all()
         async with trio.open_nursery() as nursery:
-            for number, backend in self._backends.items():
+            for number in self._swept:
+                backend = self._backends[number]
                 nursery.start_soon(self._sweep_node, number, backend)
         return self._done
 

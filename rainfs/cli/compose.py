@@ -1,8 +1,8 @@
 """The composition root: builds the object graph of a mount, and of the shorter commands.
 
-engine -> volume -> session -> nodes -> array -> VFS -> reaper -> mount.  Nothing else in rainfs
-constructs one layer for another.  Owns the order of starting and, more important, of ending: bytes
-are flushed before the session ends, and the session ends before the database closes.
+engine -> volume -> session -> nodes -> array -> VFS -> reaper, caretaker -> mount.  Nothing else in
+rainfs constructs one layer for another.  Owns the order of starting and, more important, of ending:
+bytes are flushed before the session ends, and the session ends before the database closes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 import trio
 
 from rainfs.array.array import Array
+from rainfs.care.caretaker import CareOptions, Caretaker
+from rainfs.care.errands import Errands
 from rainfs.care.exposure import Exposure, survey
 from rainfs.care.reaper import Reaper
 from rainfs.cli.access import opened_volume
@@ -108,8 +110,12 @@ async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None
             )
             await vfs.start()
             reaper = Reaper(engine, session, array)
+            care = CareOptions(request.options.compact_bytes_per_s, request.options.compact_below)
+            caretaker = Caretaker(engine, session, array, volume.layout, vfs.sharing, care)
             if not session.read_only:
                 nursery.start_soon(reaper.run)
+                nursery.start_soon(caretaker.run)
+                nursery.start_soon(Errands(engine, session, array, caretaker).run)
             nursery.start_soon(_watch_nodes, engine, array, nodes)
             remarks = await exposure_remarks(engine, array)
             await serve_mount(
@@ -120,6 +126,7 @@ async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None
                 ready=lambda: ready(remarks),
             )
             with trio.CancelScope(shield=True):
+                caretaker.stop()
                 await reaper.stop()
                 await session.end()
                 await array.aclose()

@@ -109,7 +109,6 @@ class CareAnswer(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
     stripes_rewritten: int = 0
     bytes_rewritten: int = 0
-    bytes_freed: int = 0
     shards_seen: int = 0
     shards_deleted: int = 0
     bytes_deleted: int = 0

@@ -15,12 +15,16 @@ from rainfs.model import MIB
 MIN_TIMEOUT_S, MAX_TIMEOUT_S = 1.0, 3600.0
 MIN_DIRTY_MIB, MAX_DIRTY_MIB = 16, 1 << 16
 MIN_CACHE_MIB, MAX_CACHE_MIB = 8, 1 << 16
+MIN_COMPACT_MBPS, MAX_COMPACT_MBPS = 0, 1 << 16
+MIN_COMPACT_BELOW, MAX_COMPACT_BELOW = 1, 90
 
 KERNEL_FLAGS = ("nodev", "nosuid", "noexec", "dev", "suid", "exec")
 """Handed to the kernel as they are."""
 
 _IGNORED = frozenset({"rw", "defaults", "_netdev", "auto", "noauto", "user", "nofail"})
 """What mount(8) and fstab add; it has no meaning here."""
+
+_VALUES = frozenset({"timeout", "dirty_mib", "cache_mib", "compact_mbps", "compact_below"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class MountOptions:
     timeout_s: float = 10.0
     dirty_bytes: int = 256 * MIB
     cache_bytes: int = 128 * MIB
+    compact_bytes_per_s: int = 32 * MIB
+    compact_below: float = 0.5
     kernel_flags: tuple[str, ...] = ()
 
 
@@ -45,7 +51,7 @@ def parse_options(given: Sequence[str]) -> MountOptions:
         name, equals, value = word.partition("=")
         if not word or name in _IGNORED or name.startswith("x-"):
             continue
-        if name in ("timeout", "dirty_mib", "cache_mib"):
+        if name in _VALUES:
             options = _with_value(options, name, value)
         elif equals:
             raise InputError(f"mount option {name!r} takes no value, or is unknown")
@@ -78,6 +84,12 @@ def _with_value(options: MountOptions, name: str, value: str) -> MountOptions:
     if name == "dirty_mib":
         number = _number(name, value, MIN_DIRTY_MIB, MAX_DIRTY_MIB)
         return replace(options, dirty_bytes=int(number) * MIB)
+    if name == "compact_mbps":
+        number = _number(name, value, MIN_COMPACT_MBPS, MAX_COMPACT_MBPS)
+        return replace(options, compact_bytes_per_s=int(number * MIB))
+    if name == "compact_below":
+        number = _number(name, value, MIN_COMPACT_BELOW, MAX_COMPACT_BELOW)
+        return replace(options, compact_below=number / 100)
     number = _number(name, value, MIN_CACHE_MIB, MAX_CACHE_MIB)
     return replace(options, cache_bytes=int(number) * MIB)
 

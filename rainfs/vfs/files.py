@@ -56,6 +56,8 @@ class Files:
         self._now_ns = now_ns
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
+        self.served = 0
+        """Reads and writes so far: whether clients rest is seen from this."""
 
     def _handle(self, handle: int) -> Handle:
         try:
@@ -103,6 +105,7 @@ class Files:
 
     async def read(self, handle: int, offset: int, size: int) -> Buffer:
         """Read; the memory is the caller's until its next checkpoint."""
+        self.served += 1
         opened = self._handle(handle)
         data = await self._reader.read(opened.inode, offset, size, opened.cursor)
         self._attributes.accessed(opened.inode)
@@ -110,6 +113,7 @@ class Files:
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """Write all of `data`.  Raises: NoSpace, FileTooLarge, InputOutput."""
+        self.served += 1
         inode = self._handle(handle).inode
         length = len(data)
         stop = offset + length

@@ -21,6 +21,11 @@ REFRESH_S = 0.25
 """The array is asked no more often, unless room looks short."""
 
 
+SHORT_PARTS = 20
+"""Room is short when less than one part in so many is free, or less than so many reserves."""
+SHORT_RESERVES = 4
+
+
 def worst_cost(layout: Layout) -> float:
     """Return how many bytes of free space a file byte may take at most, but for its last page.
 
@@ -53,6 +58,10 @@ class Room:
         """What `exposed` and `spent` of the flusher may grow to; no limit while no node speaks."""
         self._asked = -REFRESH_S
         self._spent = 0
+        self._claimed = 0
+        code = layout.code
+        self._copy_share = code.n / ((code.m + 1) * code.k)
+        """What a full stripe's bytes take, as a share of what the worst kind of flush takes."""
 
     def space(self) -> Space:
         """Return the array's space, at most a moment old."""
@@ -92,7 +101,37 @@ class Room:
         return self._fits(nbytes)
 
     def _fits(self, nbytes: int) -> bool:
-        return self._flusher.exposed + self._flusher.spent + nbytes <= self._limit
+        taken = self._flusher.exposed + self._flusher.spent + self._claimed
+        return taken + nbytes <= self._limit
+
+    def claim(self, nbytes: int) -> bool:
+        """Set room aside for a stripe that compaction writes; False if that would break a promise.
+
+        It may use half of the reserve, for it is what brings room back.
+        """
+        cost = self._copy_cost(nbytes)
+        loan = int(self._reserve(self.space()) / 2 / self._worst_cost)
+        if not self.has(cost - loan):
+            return False
+        self._claimed += cost
+        return True
+
+    def release(self, nbytes: int) -> None:
+        """End a claim; until the array is asked again the bytes count as taken."""
+        cost = self._copy_cost(nbytes)
+        self._claimed -= cost
+        self._flusher.spent += cost
+
+    def _copy_cost(self, nbytes: int) -> int:
+        share = self._copy_share if nbytes > self._layout.small_bytes else 1.0
+        return int(nbytes * share) + PAGE_BYTES
+
+    @property
+    def short(self) -> bool:
+        """Whether so little is left that garbage has to go."""
+        space = self.space()
+        least = max(SHORT_RESERVES * self._reserve(space), space.usable_bytes // SHORT_PARTS)
+        return space.usable_bytes > 0 and self.free() < least
 
     def _reserve(self, space: Space) -> int:
         return min(self._reserve_bytes, space.usable_bytes // 50)

@@ -36,6 +36,7 @@ from rainfs.vfs.options import VfsOptions
 from rainfs.vfs.reader import Reader
 from rainfs.vfs.report import MountReport
 from rainfs.vfs.room import Room
+from rainfs.vfs.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class VFS:
             now_ns,
         )
         self.directories = Directories(self.table, self._namespace, self.attributes)
+        self.sharing = Sharing(self.files, self._room)
         self._reap_in, self._reap_out = trio.open_memory_channel[InodeNumber](MAX_REAP_QUEUE)
         self._scope = trio.CancelScope()
         self._closed = False

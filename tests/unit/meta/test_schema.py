@@ -97,7 +97,7 @@ VALUES = [
     (records.REQUESTS.encode(records.CareRequest(5, NODES)), "920593010200"),
     (
         records.ANSWERS.encode(records.CareAnswer(5, "compacting", 1, 2)),
-        "9c05aa636f6d70616374696e670102c2a0000000000000",
+        "9b05aa636f6d70616374696e670102c2a00000000000",
     ),
 ]
 

@@ -25,6 +25,12 @@ def test_options_are_understood() -> None:
     assert found.cache_bytes == 32 * MIB
 
 
+def test_compaction_is_configurable() -> None:
+    found = parse_options(["compact_mbps=0.5,compact_below=75"])
+    assert (found.compact_bytes_per_s, found.compact_below) == (MIB // 2, 0.75)
+    assert parse_options(["compact_mbps=0"]).compact_bytes_per_s == 0
+
+
 def test_options_of_mount_8_are_ignored_and_kernel_flags_kept() -> None:
     found = parse_options(["rw,_netdev,x-systemd.automount,nodev,nosuid"])
     assert found.kernel_flags == ("nodev", "nosuid")
@@ -44,6 +50,8 @@ def test_options_of_mount_8_are_ignored_and_kernel_flags_kept() -> None:
         "cache_mib=-5",
         "writeback=1",
         "dirty_mib=1e30",
+        "compact_mbps=-1",
+        "compact_below=100",
     ],
 )
 def test_what_is_not_understood_is_refused(word: str) -> None:
@@ -55,7 +63,9 @@ def test_every_option_is_documented() -> None:
     text = (Path(module.__file__).parent / "OPTIONS.md").read_text()
     names = {"ro" if f.name == "read_only" else f.name for f in fields(MountOptions)}
     names -= {"timeout_s", "dirty_bytes", "cache_bytes", "kernel_flags"}
-    for name in names | {"timeout=", "dirty_mib=", "cache_mib=", *module.KERNEL_FLAGS}:
+    names -= {"compact_bytes_per_s", "compact_below"}
+    with_values = {f"{name}=" for name in module._VALUES}
+    for name in names | with_values | set(module.KERNEL_FLAGS):
         assert f"`{name}" in text, name
 
 

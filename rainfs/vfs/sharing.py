@@ -1,0 +1,34 @@
+"""What background work has to know of the mount whose array it shares.
+
+Owns nothing: it shows how many requests were served, and lends room through `room`, so that what
+compaction writes never takes the place of bytes that write() has promised to keep.
+"""
+
+from __future__ import annotations
+
+from rainfs.vfs.files import Files
+from rainfs.vfs.room import Room
+
+
+class Sharing:
+    """The mount as background work sees it; satisfies `rainfs.care.pace.Clients`."""
+
+    def __init__(self, files: Files, room: Room) -> None:
+        self._files = files
+        self._room = room
+
+    def served(self) -> int:
+        """Return how many reads and writes were asked for so far."""
+        return self._files.served
+
+    def short(self) -> bool:
+        """Whether room is short."""
+        return self._room.short
+
+    def claim(self, nbytes: int) -> bool:
+        """Set room for `nbytes` aside; False if there is none beside what was promised."""
+        return self._room.claim(nbytes)
+
+    def release(self, nbytes: int) -> None:
+        """End a claim."""
+        self._room.release(nbytes)
