@@ -18,17 +18,22 @@ from rainfs.meta.rows import GET, Execute, scan_rows
 MAX_CACHED_ROWS = 1_024
 """Rows of the database that a group remembers."""
 
+MAX_CACHED_SCANS = 256
+SHORT_SCAN_ROWS = 16
+"""Ranges of at most so many rows are remembered: a name is looked up before it is made."""
+
 
 class Group:
     """What has been committed and not written yet, in key order; None is a deleted key."""
 
-    __slots__ = ("_cached", "_execute", "_keys", "rows")
+    __slots__ = ("_cached", "_execute", "_keys", "_scans", "rows")
 
     def __init__(self, execute: Execute) -> None:
         """The caller has begun the database's transaction, so nobody else changes its rows."""
         self._execute = execute
         self._keys: list[bytes] = []
         self._cached: dict[bytes, bytes | None] = {}
+        self._scans: dict[tuple[bytes, bytes, int, bool], list[tuple[bytes, bytes]]] = {}
         self.rows: dict[bytes, bytes | None] = {}
 
     def __len__(self) -> int:
@@ -81,7 +86,17 @@ class Group:
         """Return rows of the database with `changed` applied."""
         if limit <= 0:
             return []
-        rows = scan_rows(self._execute, start, stop, limit + len(changed), reverse)
+        wanted = limit + len(changed)
+        if wanted > SHORT_SCAN_ROWS:
+            rows = scan_rows(self._execute, start, stop, wanted, reverse)
+        else:
+            place = (start, stop, wanted, reverse)
+            cached = self._scans.get(place)
+            if cached is None:
+                cached = scan_rows(self._execute, start, stop, wanted, reverse)
+                if len(self._scans) < MAX_CACHED_SCANS:
+                    self._scans[place] = cached
+            rows = cached.copy()
         return merge_scan(rows, changed, limit, reverse) if changed else rows
 
 

@@ -40,7 +40,7 @@ from rainfs.meta.inodes import (
     store_unlinked,
 )
 from rainfs.meta.records import ATTRS, Dirent
-from rainfs.meta.renaming import Renamed, RenameFlag
+from rainfs.meta.renaming import Renamed, RenameFlag, Unready
 from rainfs.meta.sessions import Session
 from rainfs.meta.xattrs import XattrFlag
 from rainfs.model import MAX_FILE_BYTES, Attr, InodeNumber
@@ -104,8 +104,18 @@ class Namespace:
 
         Raises: NotFound, NotDirectory, NameTooLong, InvalidArgument.
         """
+        found = await self.find(parent, name)
+        if found is None:
+            raise NotFound(f"no {name!r} in directory {parent}")
+        return found
 
-        async def body(reader: Reader) -> Attr:
+    async def find(self, parent: InodeNumber, name: bytes) -> Attr | None:
+        """`lookup`, but None if there is no such name.
+
+        Raises: NotFound for the directory, NotDirectory, NameTooLong, InvalidArgument.
+        """
+
+        async def body(reader: Reader) -> Attr | None:
             entry = (await self._directory.probe(reader, parent, name)).entry
             if entry is not None:
                 return await load_attr(reader, entry.inode)
@@ -114,7 +124,7 @@ class Namespace:
                 return directory
             if name == b"..":
                 return await load_attr(reader, directory.parent)
-            raise NotFound(f"no {name!r} in directory {parent}")
+            return None
 
         return await self._engine.read(body)
 
@@ -280,8 +290,11 @@ class Namespace:
         flags: RenameFlag = RenameFlag.NONE,
         now_ns: int,
         held: Held | None = None,
+        unready: Unready | None = None,
     ) -> Renamed:
         """Move a name; what it replaces loses one (see `unlink`), what it exchanges moves back.
+
+        Nothing is done if the new name exists and `unready` holds for what is to take it.
 
         Raises: NotFound, NotDirectory, IsDirectory, NotEmpty, Exists (NOREPLACE), InvalidArgument
         (into its own subtree, `.` or `..`, bad flags), NameTooLong, TooManyLinks, NoSpace.
@@ -292,7 +305,7 @@ class Namespace:
         async def body(transaction: Transaction) -> Renamed:
             await self._session.check(transaction)
             return await renaming.apply(
-                transaction, self._directory, self._session, move, self._max_links, held
+                transaction, self._directory, self._session, move, self._max_links, held, unready
             )
 
         return await self._engine.run(body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -48,6 +49,10 @@ class RenameFlag(enum.IntFlag):
     EXCHANGE = 2
 
 
+Unready = Callable[[InodeNumber], bool]
+"""Whether an inode must not take another's name yet: its bytes are not committed."""
+
+
 class Renamed(NamedTuple):
     """What a rename did."""
 
@@ -55,6 +60,10 @@ class Renamed(NamedTuple):
     """The inode that has the new name now."""
     replaced: Attr | None
     """The inode that had it before: with one name less, or, exchanged, with the old name."""
+    done: bool = True
+    """Whether anything was changed."""
+    unready: bool = False
+    """Nothing was, because what is to take the name was not ready."""
 
 
 class Move(NamedTuple):
@@ -86,6 +95,7 @@ async def apply(
     move: Move,
     max_links: int,
     held: Held | None,
+    unready: Unready | None,
 ) -> Renamed:
     """Carry out a checked request.  Raises: as `Namespace.rename`."""
     old_dir = await load_directory(transaction, move.parent)
@@ -100,7 +110,9 @@ async def apply(
         raise Exists(f"{move.new_name!r} exists in directory {move.new_parent}")
     moved = await load_attr(transaction, entry.inode)
     if target is not None and target.inode == entry.inode:
-        return Renamed(moved, None)
+        return Renamed(moved, None, done=False)
+    if target is not None and unready is not None and unready(entry.inode):
+        return Renamed(moved, None, done=False, unready=True)
     if across and entry.type == stat.S_IFDIR:
         await _check_not_below(transaction, move.new_parent, entry.inode)
     if across and exchange and target is not None and target.type == stat.S_IFDIR:

@@ -161,9 +161,12 @@ class SqliteEngine:
 
     async def run(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """See `Engine.run`."""
-        self._grouping.make_room()
-        await self._begin("BEGIN IMMEDIATE")
-        group = self._grouping.group or self._grouping.open()
+        grouping = self._grouping
+        grouping.make_room()
+        if grouping.group is None or self._active or grouping.broken is not None:
+            await self._begin("BEGIN IMMEDIATE")
+        self._active = True
+        group = grouping.group or grouping.open()
         if group is not None:
             return self._run_in_group(group, body)
         transaction = RowTransaction(self._execute)
@@ -198,8 +201,11 @@ class SqliteEngine:
 
     async def read(self, body: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Engine.read`."""
-        await self._begin("BEGIN")
         group = self._grouping.group
+        if group is None or self._active or self._grouping.broken is not None:
+            await self._begin("BEGIN")
+            group = self._grouping.group
+        self._active = True
         try:
             if group is not None:
                 return drive(body(GroupReader(group)))

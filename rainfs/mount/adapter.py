@@ -157,8 +157,15 @@ class Adapter(pyfuse3.Operations):
 
     def _entry(self, inode: Inode | Attr) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
-        entry.st_ino = inode.inode
         entry.entry_timeout = entry.attr_timeout = self._lifetime_s
+        entry.st_blksize = IO_BLOCK_BYTES
+        self._fill(entry, inode)
+        return entry
+
+    @staticmethod
+    def _fill(entry: pyfuse3.EntryAttributes, inode: Inode | Attr) -> None:
+        """Set what differs between inodes."""
+        entry.st_ino = inode.inode
         mode = inode.mode
         entry.st_mode = mode
         entry.st_nlink = inode.nlink
@@ -168,11 +175,9 @@ class Adapter(pyfuse3.Operations):
         is_directory = mode & 0o170000 == 0o040000
         entry.st_size = DIRECTORY_BYTES if is_directory else inode.size
         entry.st_blocks = -(-inode.allocated // STAT_BLOCK_BYTES)
-        entry.st_blksize = IO_BLOCK_BYTES
         entry.st_atime_ns = inode.atime_ns
         entry.st_mtime_ns = inode.mtime_ns
         entry.st_ctime_ns = inode.ctime_ns
-        return entry
 
     # --- Names. ---
 
@@ -388,12 +393,16 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        peek, fill, reply = self._table.peek, self._fill, pyfuse3.readdir_reply
+        sent = pyfuse3.EntryAttributes()  # One for all: a reply is a copy.
+        sent.entry_timeout = sent.attr_timeout = self._lifetime_s
+        sent.st_blksize = IO_BLOCK_BYTES
         while True:
             entries = await self._directories.page(fh, start_id)
             count = 0
-            for entry in entries:
-                attr = self._table.peek(entry.attr.inode) or entry.attr
-                if not pyfuse3.readdir_reply(token, entry.name, self._entry(attr), entry.cookie):
+            for name, cookie, attr in entries:
+                fill(sent, peek(attr.inode) or attr)
+                if not reply(token, name, sent, cookie):
                     break
                 count += 1
             self._directories.accepted(fh, entries, count)

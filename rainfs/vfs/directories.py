@@ -6,9 +6,9 @@ Owns the table of them.  Refuses to know how entries are found (`directory`).
 from __future__ import annotations
 
 from rainfs.errors import BadHandle, NotDirectory
-from rainfs.meta.namespace import Namespace
+from rainfs.meta.namespace import Entry, Namespace
 from rainfs.vfs.attributes import Attributes
-from rainfs.vfs.directory import Listed, OpenDirectory
+from rainfs.vfs.directory import DOTDOT_COOKIE, Listed, OpenDirectory
 from rainfs.vfs.inodes import InodeTable
 
 
@@ -42,18 +42,19 @@ class Directories:
         except KeyError:
             raise BadHandle(f"directory handle {handle}") from None
 
-    async def page(self, handle: int, start: int) -> list[Listed]:
+    async def page(self, handle: int, start: int) -> list[Listed | Entry]:
         """Return entries after cookie `start`; `accepted` follows before the next checkpoint."""
         opened = self._handle(handle)
         entries = await opened.page(start, self._table, self._namespace)
         self._attributes.accessed(opened.inode)
         return entries
 
-    def accepted(self, handle: int, entries: list[Listed], count: int) -> None:
+    def accepted(self, handle: int, entries: list[Listed | Entry], count: int) -> None:
         """Count the lookups of the first `count` entries, which went to the reader."""
-        for entry in entries[:count]:
-            if entry.counted:
-                self._table.looked_up(entry.attr.inode)
+        looked_up = self._table.looked_up
+        for _, cookie, attr in entries[:count]:
+            if cookie > DOTDOT_COOKIE:
+                looked_up(attr.inode)
         self._handle(handle).accepted(count)
 
     def release(self, handle: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rainfs.meta.namespace import Namespace
+from rainfs.meta.namespace import Entry, Namespace
 from rainfs.model import Attr
 from rainfs.vfs.inodes import Inode, InodeTable
 
@@ -25,38 +25,40 @@ MAX_PAGE = 1024
 
 
 class Listed(NamedTuple):
-    """One entry of a listing."""
+    """`.` or `..` in a listing; all others are as the namespace has them."""
 
     name: bytes
     cookie: int
     """Where the listing goes on after this entry."""
     attr: Attr | Inode
-    counted: bool
-    """Whether accepting it counts as a lookup."""
 
 
 class OpenDirectory:
     """One open directory."""
 
-    __slots__ = ("_at", "_changes", "_limit", "_page", "inode")
+    __slots__ = ("_at", "_changes", "_ended", "_limit", "_page", "inode")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
-        self._page: list[Listed] = []
+        self._page: list[Listed | Entry] = []
+        self._ended = False
         self._at = -1
         self._changes = -1
         self._limit = 4 * MIN_PAGE
 
-    async def page(self, start: int, table: InodeTable, namespace: Namespace) -> list[Listed]:
+    async def page(
+        self, start: int, table: InodeTable, namespace: Namespace
+    ) -> list[Listed | Entry]:
         """Return the entries after cookie `start`; an empty list at the end."""
-        if start == self._at and self._changes == table.changes and self._page:
+        known = start == self._at and self._changes == table.changes
+        if known and (self._page or self._ended):
             return self._page
-        page: list[Listed] = []
+        page: list[Listed | Entry] = []
         if start < DOT_COOKIE:
-            page.append(Listed(b".", DOT_COOKIE, self.inode, False))
+            page.append(Listed(b".", DOT_COOKIE, self.inode))
         if start < DOTDOT_COOKIE:
             above = await table.get(self.inode.parent or self.inode.inode)
-            page.append(Listed(b"..", DOTDOT_COOKIE, above, False))
+            page.append(Listed(b"..", DOTDOT_COOKIE, above))
         while True:
             changes = table.changes
             entries = await namespace.readdir(
@@ -64,12 +66,13 @@ class OpenDirectory:
             )
             if changes == table.changes:
                 break
-        for name, cookie, attr in entries:
+        for _, _, attr in entries:
             live = table.peek(attr.inode)
             if live is not None and (live.stale or live.stale_allocated):
                 live.refresh(attr)
-            page.append(Listed(name, cookie, attr, True))
+        page += entries
         self._page, self._at, self._changes = page, start, changes
+        self._ended = len(entries) < self._limit
         return page
 
     def accepted(self, count: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from rainfs.errors import NotFound
 from rainfs.meta.namespace import Namespace
+from rainfs.meta.renaming import Renamed, Unready
 from rainfs.meta.renaming import RenameFlag as RenameFlag
 from rainfs.model import Attr, InodeNumber
 from rainfs.vfs.attributes import Attributes
@@ -48,8 +49,10 @@ class Names:
         while True:
             before = self._table.changes
             try:
-                attr = await self._namespace.lookup(InodeNumber(parent), name)
+                attr = await self._namespace.find(InodeNumber(parent), name)
             except NotFound:
+                return None
+            if attr is None:
                 return None
             found = self._table.peek(attr.inode)
             if found is not None and not (found.stale or found.stale_allocated):
@@ -151,18 +154,14 @@ class Names:
     ) -> None:
         """Rename, replace or exchange.  Raises: what POSIX says of rename."""
         self._attributes.check_writable()
-        if not flags & RenameFlag.NOREPLACE:
-            await self._commit_before_replacing(parent, name, new_parent, new_name)
-        renamed = await self._namespace.rename(
-            InodeNumber(parent),
-            name,
-            InodeNumber(new_parent),
-            new_name,
-            flags=flags,
-            now_ns=self._now_ns(),
-            held=self._table.held,
-        )
-        self._table.touch(parent, new_parent)
+        now = self._now_ns()
+        renamed = await self._rename(parent, name, new_parent, new_name, flags, now, self._unready)
+        if renamed.unready:
+            await self._flusher.flush(await self._table.get(renamed.moved.inode, exact=False))
+            renamed = await self._rename(parent, name, new_parent, new_name, flags, now, None)
+        if not renamed.done:
+            return
+        self._moved_between(parent, new_parent, now, renamed)
         moved = self._table.peek(renamed.moved.inode)
         if moved is not None:
             moved.refresh(renamed.moved)
@@ -176,18 +175,39 @@ class Names:
         else:
             self._lost_a_name(replaced)
 
-    async def _commit_before_replacing(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes
-    ) -> None:
-        """Commit the bytes of what is about to replace something."""
-        if not self._flusher.any_pending:
+    async def _rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: RenameFlag,
+        now: int,
+        unready: Unready | None,
+    ) -> Renamed:
+        return await self._namespace.rename(
+            InodeNumber(parent),
+            name,
+            InodeNumber(new_parent),
+            new_name,
+            flags=flags,
+            now_ns=now,
+            held=self._table.held,
+            unready=unready,
+        )
+
+    def _unready(self, number: InodeNumber) -> bool:
+        """Whether bytes of the inode must be committed before it replaces another."""
+        inode = self._table.peek(number)
+        return inode is not None and bool(inode.dirty or inode.layers)
+
+    def _moved_between(self, parent: int, new_parent: int, now: int, renamed: Renamed) -> None:
+        """Note what a rename did to the directories."""
+        if stat.S_ISDIR(renamed.moved.mode) or (
+            renamed.replaced is not None and stat.S_ISDIR(renamed.replaced.mode)
+        ):
+            self._table.touch(parent, new_parent)
             return
-        try:
-            source = await self._namespace.lookup(InodeNumber(parent), name)
-            inode = self._table.peek(source.inode)
-            if inode is None or not (inode.dirty or inode.layers):
-                return
-            await self._namespace.lookup(InodeNumber(new_parent), new_name)
-        except NotFound:
-            return
-        await self._flusher.flush(inode)
+        self._table.entry_changed(parent, now, 0)
+        if new_parent != parent:
+            self._table.entry_changed(new_parent, now, 0)

@@ -42,7 +42,7 @@ async def test_a_name_moves_and_times_follow() -> None:
     async with open_rig() as rig:
         file = await rig.make(b"old")
         other = await rig.mkdir(b"other")
-        moved, replaced = await move(rig, b"old", b"new", new_parent=other.inode)
+        moved, replaced, *_ = await move(rig, b"old", b"new", new_parent=other.inode)
         assert replaced is None
         assert (moved.inode, moved.ctime_ns, moved.mtime_ns) == (
             file.inode,
@@ -61,7 +61,7 @@ async def test_a_replaced_file_becomes_an_orphan() -> None:
     async with open_rig() as rig:
         new = await rig.make(b"new")
         old = await rig.make(b"old")
-        moved, replaced = await move(rig, b"new", b"old")
+        moved, replaced, *_ = await move(rig, b"new", b"old")
         assert moved.inode == new.inode
         assert replaced is not None
         assert (replaced.inode, replaced.nlink, replaced.ctime_ns) == (old.inode, 0, rig.now_ns)
@@ -95,7 +95,7 @@ async def test_a_directory_replaces_only_an_empty_directory() -> None:
         with pytest.raises(IsDirectory):
             await move(rig, b"file", b"full", full.inode, ROOT_INODE)
         assert await rig.nlink(ROOT_INODE) == 5
-        moved, replaced = await move(rig, b"full", b"empty")
+        moved, replaced, *_ = await move(rig, b"full", b"empty")
         assert replaced is not None
         assert (replaced.inode, replaced.nlink) == (empty.inode, 0)
         assert moved.inode == full.inode
@@ -106,7 +106,7 @@ async def test_a_moved_directory_knows_its_new_parent() -> None:
     async with open_rig() as rig:
         a, b = await rig.mkdir(b"a"), await rig.mkdir(b"b")
         child = await rig.mkdir(b"child", a.inode)
-        moved, _ = await move(rig, b"child", b"kid", a.inode, b.inode)
+        moved, *_ = await move(rig, b"child", b"kid", a.inode, b.inode)
         assert moved.parent == b.inode
         assert (await rig.names.lookup(child.inode, b"..")).inode == b.inode
         assert (await rig.nlink(a.inode), await rig.nlink(b.inode)) == (2, 3)
@@ -143,7 +143,8 @@ async def test_renaming_onto_the_same_inode_does_nothing(flags: RenameFlag) -> N
         file = await rig.make(b"one")
         linked = await rig.names.link(file.inode, ROOT_INODE, b"two", now_ns=rig.tick())
         for new_name in (b"one", b"two"):
-            assert await move(rig, b"one", new_name, flags=flags) == Renamed(linked, None)
+            renamed = await move(rig, b"one", new_name, flags=flags)
+            assert renamed == Renamed(linked, None, done=False)
         for name in (b"one", b"two"):
             assert await rig.names.lookup(ROOT_INODE, name) == linked
 
@@ -155,7 +156,7 @@ async def test_noreplace_never_replaces() -> None:
         for target in (b"two", b"one"):
             with pytest.raises(Exists):
                 await move(rig, b"one", target, flags=RenameFlag.NOREPLACE)
-        moved, _ = await move(rig, b"one", b"three", flags=RenameFlag.NOREPLACE)
+        moved, *_ = await move(rig, b"one", b"three", flags=RenameFlag.NOREPLACE)
         assert moved.inode == file.inode
 
 
@@ -165,7 +166,7 @@ async def test_exchange_swaps_a_file_and_a_directory_across_directories() -> Non
         file = await rig.make(b"file", parent=a.inode)
         child = await rig.mkdir(b"child", b.inode)
         await rig.make(b"inside", parent=child.inode)
-        moved, other = await move(rig, b"file", b"child", a.inode, b.inode, RenameFlag.EXCHANGE)
+        moved, other, *_ = await move(rig, b"file", b"child", a.inode, b.inode, RenameFlag.EXCHANGE)
         assert other is not None
         assert (moved.inode, other.inode, other.parent) == (file.inode, child.inode, a.inode)
         assert (moved.ctime_ns, other.ctime_ns) == (rig.now_ns, rig.now_ns)
@@ -226,3 +227,25 @@ async def test_an_unheld_replaced_file_is_freed_at_once() -> None:
         )
         with pytest.raises(NotFound):
             await rig.names.getattr(old.inode)
+
+
+async def test_a_name_is_not_replaced_by_what_is_not_ready() -> None:
+    async with open_rig() as rig:
+        file, old = await rig.make(b"file"), await rig.make(b"old")
+
+        async def rename(new_name: bytes, *, unready: bool) -> Renamed:
+            return await rig.names.rename(
+                ROOT_INODE,
+                b"file",
+                ROOT_INODE,
+                new_name,
+                now_ns=rig.tick(),
+                unready=lambda inode: unready and inode == file.inode,
+            )
+
+        assert await rename(b"old", unready=True) == Renamed(file, None, done=False, unready=True)
+        assert await rig.names.lookup(ROOT_INODE, b"old") == old
+        assert (await rename(b"old", unready=False)).replaced is not None
+        assert await rig.names.lookup(ROOT_INODE, b"old") != old
+        await rig.make(b"file")
+        assert (await rename(b"free", unready=True)).done, "nothing is lost at a new name"

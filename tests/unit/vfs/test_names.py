@@ -28,7 +28,7 @@ async def names(mount: Mount, parent: int = ROOT_INODE, batch: int = 7) -> list[
         mount.vfs.directories.accepted(handle, entries, len(taken))
         found += [entry.name for entry in taken]
         for entry in taken:
-            if entry.counted:
+            if entry.cookie > 2:
                 mount.vfs.table.forget(entry.attr.inode, 1)
         start = taken[-1].cookie
     mount.vfs.directories.release(handle)
@@ -304,3 +304,38 @@ async def test_the_table_of_idle_inodes_is_bounded(autojump_clock: MockClock) ->
             mount.vfs.files.release(await mount.create(b"f%d" % number))
         assert len(mount.vfs.table) <= 60
         assert len(mount.vfs.table.lookups) == 200
+
+
+async def test_directories_know_their_times_and_links_after_every_move(
+    autojump_clock: MockClock,
+) -> None:
+    async with mounted(Disk()) as mount:
+        vfs = mount.vfs
+        one, two = await mount.mkdir(b"one"), await mount.mkdir(b"two")
+        for name in (b"a", b"b", b"c"):
+            vfs.files.release(await mount.create(name, parent=one))
+        await mount.mkdir(b"sub", parent=one)
+
+        async def assert_known() -> None:
+            for number in (one, two):
+                known, stored = vfs.table.peek(number), await vfs._namespace.getattr(number)
+                assert known is not None
+                known = await vfs.attributes.get(number)
+                assert (known.nlink, known.mtime_ns, known.ctime_ns) == (
+                    stored.nlink,
+                    stored.mtime_ns,
+                    stored.ctime_ns,
+                )
+
+        await assert_known()
+        for name, to, new_name in (
+            (b"a", one, b"a2"),
+            (b"a2", one, b"b"),
+            (b"b", two, b"b"),
+            (b"sub", two, b"sub"),
+            (b"c", one, b"c"),
+        ):
+            await vfs.names.rename(one, name, to, new_name, RenameFlag.NONE)
+            await assert_known()
+        await vfs.names.rename(two, b"sub", one, b"c", RenameFlag.EXCHANGE)
+        await assert_known()
