@@ -83,6 +83,13 @@ class Durable:
     floors: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """These stripes are committed, or were."""
+
+    stripes: frozenset[int]
+
+
 @dataclass
 class Truth:
     """The promises that hold at one moment."""
@@ -97,6 +104,7 @@ class Truth:
     begun: int = 0
     committed: dict[int, int] = field(default_factory=dict)
     floors_of: dict[int, Mapping[int, int]] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
 
     def note(self, mark: object) -> None:
         """Take in the next mark."""
@@ -113,6 +121,8 @@ class Truth:
             case Durable(tree, floors):
                 self.durable = max(self.durable, tree)
                 _raise_floors(self.durable_floors, floors)
+            case Seen(stripes):
+                self.seen |= stripes
             case _:
                 raise AssertionError(mark)
 

@@ -48,6 +48,9 @@ LONG_POINTS = 60
 LONG_WEATHERS = 7
 NESTED_OPERATIONS = 10
 PATIENCE_S = 120
+MAX_SHARDS = 100_000
+"""More than any node holds here."""
+
 THOROUGH_EVERY = 4
 """One state in so many is read once more after garbage collection."""
 
@@ -170,10 +173,26 @@ async def check_no_garbage(
     for number in await lab.numbers():
         backend = lab.array.backend(number)
         assert backend is not None
-        for info in await backend.list(None, 10_000):
+        for info in await backend.list(None, MAX_SHARDS):
             placed = owners.get(info.key.stripe)
             assert placed is not None, f"{where}: orphan shard {info.key} on node {number}"
             assert placed[info.key.shard] == number, f"{where}: stray {info.key} on {number}"
+
+
+async def check_no_leak(lab: Lab, seen: set[int], where: str) -> None:
+    """Shards of a stripe that was committed have an owner, or a tombstone that will end them.
+
+    Only garbage collection would find others.  Holds where the metadata lost nothing.
+    """
+    held: dict[StripeId, NodeNumber] = {}
+    for number in await lab.numbers():
+        backend = lab.array.backend(number)
+        assert backend is not None
+        held |= {info.key.stripe: number for info in await backend.list(None, MAX_SHARDS)}
+    known = {row.id for row in await scan_stripes(lab.engine, None, MAX_SHARDS)}
+    known |= {stripe for stripe, _ in await tombstones(lab.engine, MAX_SHARDS)}
+    leaked = {stripe: node for stripe, node in held.items() if stripe in seen - known}
+    assert not leaked, f"{where}: shards that nothing will delete: {leaked}"
 
 
 async def check_metadata(engine: Engine) -> None:
@@ -207,6 +226,8 @@ async def check_recovered(
     """Mount what is left, hold it against the promises, clean up; `thorough` looks twice."""
     async with open_lab(root, None, Random(1), inspect=check_metadata) as lab:
         await check_stripes(lab, burnt, where)
+        if weather.alive and not burnt:
+            await check_no_leak(lab, truth.seen, where)
         found = await read_volume(lab)
         try:
             truth.judge(found, alive=weather.alive)

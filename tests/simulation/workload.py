@@ -19,7 +19,7 @@ from rainfs.meta.stripes import scan_stripes
 from rainfs.model import KIB, ROOT_INODE
 from rainfs.vfs.attributes import Change
 from tests.simulation.disk import RecordingDisk
-from tests.simulation.oracle import Begun, Changed, Committed, Done, Durable, Recovered, Tree
+from tests.simulation.oracle import Begun, Changed, Committed, Done, Durable, Recovered, Seen, Tree
 from tests.simulation.whole import ROOT, Lab
 
 MAX_FILE_BYTES = 96 * KIB
@@ -57,6 +57,7 @@ class Workload:
         self._committed: dict[int, int] = {}
         self._handles: dict[int, int] = {}
         self._names = 0
+        self._seen: set[int] = set()
         self.lab: Lab
 
     async def run(self, lab: Lab, operations: int) -> None:
@@ -89,8 +90,17 @@ class Workload:
         for number in range(operations):
             [step] = self.random.choices(steps, weights)
             await step()
+            await self._look()
             if number % 40 == 39:
                 await self.lab.collect_garbage()
+
+    async def _look(self) -> None:
+        """Write down which stripes there are."""
+        rows = await scan_stripes(self.lab.engine, None, MAX_STRIPES)
+        fresh = {row.id for row in rows} - self._seen
+        if fresh:
+            self._seen |= fresh
+            self.disk.mark(Seen(frozenset(fresh)))
 
     # --- Bytes. ---
 
@@ -373,10 +383,12 @@ class Workload:
         # Where nothing is synced, what goes on beside it must not take commits for durable.
         end = self.random.choice([self._fsync, self._commit, self._commit])
 
+        rounds = self.random.randint(1, 3)
+
         async def write(inode: int) -> None:
-            if inode % 3:
+            for _ in range(rounds):
                 await self._write(inode)
-            await end(inode)
+                await end(inode)
 
         async with trio.open_nursery() as nursery:
             for inode in chosen:
