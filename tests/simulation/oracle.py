@@ -4,7 +4,8 @@ A recorded run marks its promises; `Truth` reads the marks up to the crash and j
 recovered.  The rules, as ARCHITECTURE.md states them:
 
 - Metadata commits survive in their order and never in part, at least up to the last completed
-  `durable()`: the recovered tree is one of those that the run went through, and not an older one.
+  `durable()`, or, where only processes died, up to the last that was written: the recovered tree is
+  one of those that the run went through, and not an older one.
 - What was committed before a change of the tree is there whenever that change is: so a file that
   was renamed over another is never without its bytes.
 - Each byte of a file is of a version not older than the last one known to be committed, and the
@@ -53,14 +54,6 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """The inode's content of that version, or a later one, is committed."""
-
-    inode: int
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
 class Begun:
     """The change that leads to tree number `tree` begins; the floors hold once it is there."""
 
@@ -84,10 +77,13 @@ class Durable:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """These stripes are committed, or were."""
+class Written:
+    """Tree, floors and stripes survive the death of all processes from now on."""
 
+    tree: int
+    floors: Mapping[int, int]
     stripes: frozenset[int]
+    """Stripes that are committed, or were, and that no earlier mark named."""
 
 
 @dataclass
@@ -102,7 +98,8 @@ class Truth:
     durable_floors: dict[int, int] = field(default_factory=dict)
     done: int = 0
     begun: int = 0
-    committed: dict[int, int] = field(default_factory=dict)
+    written: int = 0
+    written_floors: dict[int, int] = field(default_factory=dict)
     floors_of: dict[int, Mapping[int, int]] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
 
@@ -111,8 +108,6 @@ class Truth:
         match mark:
             case Changed(inode, content):
                 self.versions.setdefault(inode, [b""]).append(content)
-            case Committed(inode, version):
-                _raise_floors(self.committed, {inode: version})
             case Begun(tree, floors):
                 self.begun = tree
                 self.floors_of[tree] = floors
@@ -121,14 +116,16 @@ class Truth:
             case Durable(tree, floors):
                 self.durable = max(self.durable, tree)
                 _raise_floors(self.durable_floors, floors)
-            case Seen(stripes):
+            case Written(tree, floors, stripes):
+                self.written = max(self.written, tree)
+                _raise_floors(self.written_floors, floors)
                 self.seen |= stripes
             case _:
                 raise AssertionError(mark)
 
     def judge(self, found: Recovered, *, alive: bool) -> None:
         """Raise AssertionError if `found` breaks a promise; `alive`: the metadata lost nothing."""
-        oldest = self.done if alive else self.durable
+        oldest = max(self.durable, self.written if alive else 0)
         newest = max(self.done, self.begun)
         number = next((n for n in range(oldest, newest + 1) if self.trees[n] == found.tree), None)
         if number is None:
@@ -136,7 +133,9 @@ class Truth:
                 f"the tree is none of {oldest} to {newest}: {_differences(self.trees, found.tree)}"
             )
         floors = dict(self.durable_floors)
-        _raise_floors(floors, self.committed if alive else self.floors_of.get(number, {}))
+        _raise_floors(floors, self.floors_of.get(number, {}))
+        if alive:
+            _raise_floors(floors, self.written_floors)
         for inode, content in found.contents.items():
             floor = floors.get(inode, 0)
             allowed = self.versions.get(inode, [b""])[floor:]

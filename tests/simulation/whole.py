@@ -89,6 +89,15 @@ class Lab:
         self.reaper = reaper
         self.compactor = compactor
 
+    @property
+    def gathers(self) -> bool:
+        """Whether there are commits that wait to be written with others."""
+        return self.engine._grouping.group is not None
+
+    def write_commits(self) -> None:
+        """Write what was gathered, which is otherwise a matter of milliseconds."""
+        self.engine._grouping.write()
+
     async def numbers(self) -> list[NodeNumber]:
         """Return the members of the volume."""
         return [node.number for node in await list_nodes(self.engine)]

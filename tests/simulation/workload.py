@@ -19,7 +19,7 @@ from rainfs.meta.stripes import scan_stripes
 from rainfs.model import KIB, ROOT_INODE
 from rainfs.vfs.attributes import Change
 from tests.simulation.disk import RecordingDisk
-from tests.simulation.oracle import Begun, Changed, Committed, Done, Durable, Recovered, Seen, Tree
+from tests.simulation.oracle import Begun, Changed, Done, Durable, Recovered, Tree, Written
 from tests.simulation.whole import ROOT, Lab
 
 MAX_FILE_BYTES = 96 * KIB
@@ -29,6 +29,9 @@ EMPTY = Recovered(Tree(frozenset(), frozenset()), {})
 
 PLAIN = RenameFlag(0)
 MAX_STRIPES = 1_000
+WRITE_SHARE = 0.4
+"""Share of the steps after which gathered commits are written, as the clock would have it."""
+
 
 Step = Callable[[], Awaitable[None]]
 
@@ -95,12 +98,14 @@ class Workload:
                 await self.lab.collect_garbage()
 
     async def _look(self) -> None:
-        """Write down which stripes there are."""
-        rows = await scan_stripes(self.lab.engine, None, MAX_STRIPES)
-        fresh = {row.id for row in rows} - self._seen
-        if fresh:
+        """Write down what is written, and which stripes there are."""
+        if self.random.random() < WRITE_SHARE:
+            self.lab.write_commits()
+        if not self.lab.gathers:
+            rows = await scan_stripes(self.lab.engine, None, MAX_STRIPES)
+            fresh = frozenset(row.id for row in rows) - self._seen
             self._seen |= fresh
-            self.disk.mark(Seen(frozenset(fresh)))
+            self.disk.mark(Written(len(self.trees) - 1, dict(self._committed), fresh))
 
     # --- Bytes. ---
 
@@ -164,7 +169,6 @@ class Workload:
 
     def _is_committed(self, inode: int, version: int) -> None:
         self._committed[inode] = max(version, self._committed.get(inode, 0))
-        self.disk.mark(Committed(inode, version))
 
     async def fsync(self) -> None:
         if (inode := self._pick()) is not None:
