@@ -6,6 +6,7 @@ claimed one by one; should that fail half-way, the same command run again claims
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -204,7 +205,13 @@ async def _write_metadata(
     ]
     engine: Engine = open_engine(request.url, create=True)
     try:
-        volume = await format_volume(engine, name=request.name, layout=layout, nodes=nodes)
+        volume = await format_volume(
+            engine,
+            name=request.name,
+            layout=layout,
+            nodes=nodes,
+            owner=(os.geteuid(), os.getegid()),
+        )
         await engine.durable()
     finally:
         await engine.aclose()

@@ -55,9 +55,10 @@ async def format_volume(
     name: str,
     layout: Layout,
     nodes: Sequence[Node],
+    owner: tuple[int, int] = (0, 0),
     now_ns: int | None = None,
 ) -> Volume:
-    """Make an empty volume with a root directory (0755, root); durable on return.
+    """Make an empty volume whose root directory (0755) belongs to `owner`; durable on return.
 
     Raises: AlreadyFormatted, InputError for a bad name or nodes that are not distinct,
     MetadataVersion, MetadataForeign.
@@ -82,14 +83,16 @@ async def format_volume(
             raise AlreadyFormatted(f"{engine.url} already holds a volume")
         if await transaction.scan(b"\0", b"\xff", limit=1):
             raise MetadataForeign(f"{engine.url} holds records but no rainfs volume")
-        _write(transaction, volume, nodes)
+        _write(transaction, volume, nodes, owner)
 
     await engine.run(body)
     await engine.durable()
     return volume
 
 
-def _write(transaction: Transaction, volume: Volume, nodes: Sequence[Node]) -> None:
+def _write(
+    transaction: Transaction, volume: Volume, nodes: Sequence[Node], owner: tuple[int, int]
+) -> None:
     layout, now_ns = volume.layout, volume.created_ns
     transaction.put(keys.FORMAT, FORMATS.encode(Format(MAGIC, FORMAT_VERSION)))
     record = VolumeRecord(volume.id, volume.name, layout.id, now_ns, volume.name_secret)
@@ -104,8 +107,8 @@ def _write(transaction: Transaction, volume: Volume, nodes: Sequence[Node]) -> N
     root = Attr(
         inode=ROOT_INODE,
         mode=ROOT_MODE,
-        uid=0,
-        gid=0,
+        uid=owner[0],
+        gid=owner[1],
         nlink=2,
         size=0,
         rdev=0,

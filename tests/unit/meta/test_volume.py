@@ -17,7 +17,7 @@ from rainfs.meta import keys
 from rainfs.meta.engine import Transaction
 from rainfs.meta.memory import MemoryEngine
 from rainfs.meta.nodes import add_node, change_node, list_nodes
-from rainfs.meta.records import FORMAT_VERSION, FORMATS, MAGIC, Format
+from rainfs.meta.records import ATTRS, FORMAT_VERSION, FORMATS, MAGIC, Format
 from rainfs.meta.sqlite import SqliteEngine
 from rainfs.meta.volume import format_volume, load_layout, open_volume
 from rainfs.model import ROOT_INODE, LayoutId, Node, NodeNumber, NodeUuid
@@ -50,6 +50,15 @@ async def test_a_formatted_volume_opens_again_elsewhere(tmp_path: Path) -> None:
     assert (made.name, made.layout.code, made.layout.id) == ("rain", LAYOUT.code, 1)
     assert await list_nodes(engine) == [node(1), node(2)]
     await engine.aclose()
+
+
+async def test_the_root_belongs_to_whom_the_volume_is_made_for() -> None:
+    engine = MemoryEngine()
+    await format_volume(engine, name="rain", layout=LAYOUT, nodes=[], owner=(1000, 2000))
+    raw = await engine.read(lambda reader: reader.get(keys.inode_key(ROOT_INODE)))
+    assert raw is not None
+    root = ATTRS.decode(raw)
+    assert (root.mode, root.uid, root.gid) == (stat.S_IFDIR | 0o755, 1000, 2000)
 
 
 async def test_a_new_volume_has_an_empty_root() -> None:
