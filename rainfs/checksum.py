@@ -23,11 +23,16 @@ CRC_BYTES = 4
 
 
 def _crc32c_kernel(data: Buffer, value: int = 0) -> int:
+    """Return the CRC-32C of `data`, continuing from `value`, the checksum of what came before."""
     source = ffi.from_buffer("uint8_t[]", data)
     return lib.rain_crc32c(value, source, len(source))
 
 
 def _crc32c_pages_kernel(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
+    """Return the CRC-32C of every page of `data`, each as a little-endian uint32, in order.
+
+    The last page may be short.  Raises: ValueError unless page_bytes >= 1.
+    """
     if page_bytes < 1:
         raise ValueError(f"pages of {page_bytes} bytes")
     source = ffi.from_buffer("uint8_t[]", data)
@@ -37,10 +42,12 @@ def _crc32c_pages_kernel(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
 
 
 def _crc32c_library(data: Buffer, value: int = 0) -> int:
+    """Do the same without the kernel."""
     return int(google_crc32c.extend(value, bytes(data)))
 
 
 def _crc32c_pages_library(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
+    """Do the same without the kernel."""
     if page_bytes < 1:
         raise ValueError(f"pages of {page_bytes} bytes")
     view = memoryview(data).cast("B")
@@ -51,16 +58,5 @@ def _crc32c_pages_library(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
     return struct.pack(f"<{len(crcs)}I", *crcs)
 
 
-def crc32c(data: Buffer, value: int = 0) -> int:
-    """Return the CRC-32C of `data`, continuing from `value`, the checksum of what came before."""
-    return _crc32c_kernel(data, value) if AVAILABLE else _crc32c_library(data, value)
-
-
-def crc32c_pages(data: Buffer, page_bytes: int = PAGE_BYTES) -> bytes:
-    """Return the CRC-32C of every page of `data`, each as a little-endian uint32, in order.
-
-    The last page may be short.  Raises: ValueError unless page_bytes >= 1.
-    """
-    if AVAILABLE:
-        return _crc32c_pages_kernel(data, page_bytes)
-    return _crc32c_pages_library(data, page_bytes)
+crc32c = _crc32c_kernel if AVAILABLE else _crc32c_library
+crc32c_pages = _crc32c_pages_kernel if AVAILABLE else _crc32c_pages_library

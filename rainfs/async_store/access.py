@@ -141,6 +141,26 @@ class AsyncStore:
         else:
             self._writers.submit(self._write_and_queue, put)
 
+    def put_now(self, key: ShardKey, payload: Buffer, about: bytes) -> bool:
+        """Store one new small shard durably at once; False, with nothing done, where that may not
+        be: while others wait for the disk, on a slow disk, or out of the ordinary.
+
+        Raises: NodeFull, NodeFailing.
+        """
+        if self._unanswered or self._closed or not self._is_quick():
+            return False
+        begun_s = time.perf_counter()
+        try:
+            return self._store.put_alone(key, payload, about)
+        except RainError:
+            raise
+        except Exception as error:
+            log.exception("put of %s", key)
+            raise NodeFailing("internal error while committing") from error
+        finally:
+            self._commit_s += (time.perf_counter() - begun_s - self._commit_s) * SMOOTHING
+            self._quiet_since_s = trio.current_time()
+
     def _is_quick(self) -> bool:
         """Whether a commit costs less than a thread would, and no burst of puts is to share it."""
         idle_s = trio.current_time() - self._quiet_since_s

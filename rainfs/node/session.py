@@ -2,8 +2,9 @@
 
 Owns the way from a request to its answer: requests are handled concurrently and answered as each
 finishes.  Refuses to know other connections.  Invariants: a request is read only once its memory
-has been lent by the connection's budget and the node's; it gives that back when its answer has
-left, or when the connection is gone and the store has let go; whatever the client sends or does not
+has been lent by the connection's budget and the node's, except for what the connection's own buffer
+holds and is answered on the spot; it gives that back when its answer has left, or when the
+connection is gone and the store has let go; whatever the client sends or does not
 send ends at most this connection.
 """
 
@@ -36,6 +37,8 @@ from rainfs.wire.faults import fault_code, fault_text
 from rainfs.wire.framing import PREAMBLE
 
 log = logging.getLogger("rainfs.node")
+
+_DONE = wire.Done()
 
 CONNECTION_BUDGET_BYTES = 24 * MIB
 REQUEST_COST_BYTES = 64 * KIB
@@ -137,6 +140,12 @@ class Session:
             raise RemoteProtocolError("no greeting in time")
         turns = 0
         while (event := await self._next_event()) is not None:
+            turns += 1
+            if turns >= MAX_TURNS_WITHOUT_REST:
+                turns = 0
+                await trio.lowlevel.checkpoint()
+            if self._put_now(event):
+                continue
             hold = await self._hold(event)
             try:
                 if isinstance(event, PayloadAhead):
@@ -151,10 +160,6 @@ class Session:
                 return
             assert isinstance(event, Arrived)
             self._handle(event, hold, nursery)
-            turns += 1
-            if turns >= MAX_TURNS_WITHOUT_REST:
-                turns = 0
-                await trio.lowlevel.checkpoint()
 
     async def _greet(self) -> bool:
         """Exchange greetings; return whether the client may go on."""
@@ -179,21 +184,20 @@ class Session:
         connection, stream = self._connection, self._stream
         receives = 0
         while (event := connection.next_event()) is None:
-            if self._may_have_more:
+            received = None
+            while received is None:
+                if not self._may_have_more:
+                    await self._wait_for_bytes()
                 space = connection.buffer()
                 received = stream.receive_nowait(space)
-                if received == 0:
-                    return None
-                if received is not None:
-                    connection.received(received)
-                    # What did not fill the space was all there was: wait before trying again.
-                    self._may_have_more = received == len(space)
-                    receives += 1
-                    if receives % MAX_TURNS_WITHOUT_REST == 0:
-                        await trio.lowlevel.checkpoint()
-                    continue
-            await self._wait_for_bytes()
-            self._may_have_more = True
+                # What did not fill the space was all there was: wait before trying again.
+                self._may_have_more = received == len(space)
+            if received == 0:
+                return None
+            connection.received(received)
+            receives += 1
+            if receives % MAX_TURNS_WITHOUT_REST == 0:
+                await trio.lowlevel.checkpoint()
         if isinstance(event, Arrived):
             self._frame_wait_s = 0.0
         return event
@@ -253,6 +257,31 @@ class Session:
             self._put(request, message, event.payload, hold)
         else:
             nursery.start_soon(self._perform, request, message, hold)
+
+    def _put_now(self, event: Event) -> bool:
+        """Store and answer a small put on the spot, if it may be.
+
+        It then borrows no memory: what was received of it is in the connection's own, and the
+        answer joins no queue.
+        """
+        message, payload = event.message, event.payload if type(event) is Arrived else None
+        if type(message) is not wire.Put or payload is None or not message.durable:
+            return False
+        if self._volume is None or self._volume != self._store.volume or not self._outbox.empty:
+            return False
+        answer: wire.Message = _DONE
+        try:
+            if not self._store.put_now(message.key, payload, message.about):
+                return False
+        except RainError as error:
+            answer = _failed(error)
+        buffers = self._connection.send(event.request, answer)
+        try:
+            self._outbox.post(buffers, len(buffers[0]))
+        except NodeUnavailable as error:
+            log.info("%s", error)
+            self._whole.cancel()
+        return True
 
     def _get(self, request: int, message: wire.Get, hold: Hold) -> None:
         def got(outcome: memoryview | Exception) -> None:

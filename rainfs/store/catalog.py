@@ -13,7 +13,8 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from rainfs.errors import ShardCorrupt
 from rainfs.model import MIB, NodeUuid, ShardInfo, ShardKey
@@ -26,8 +27,7 @@ ROW_OVERHEAD_BYTES = 400
 """What a cached row costs beside its checksums and description, roughly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A shard that is there."""
 
     row: Row
@@ -37,8 +37,7 @@ class Found:
     """Journal record of this lap that holds it; None once the index does."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(msgspec.Struct, frozen=True):
     row: Row | None
     payload: bytes | None
     packed: bytes

@@ -17,6 +17,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from rainfs.checksum import crc32c
 from rainfs.errors import ShardCorrupt
 from rainfs.memory import page_buffer
@@ -33,6 +35,9 @@ MAX_RECORD_PARTS = 4
 """A record fills at most one part in so many of the journal."""
 DIRECT_RECORD_BYTES = 128 * KIB
 """Records up to this long, when they are to be synced, are written past the page cache."""
+SECTOR_BYTES = 512
+"""Past the page cache a record is written to the end of its last sector only: a small shard and its
+row are little more than a page, and would take two."""
 
 _HEADER = struct.Struct("<8s16sQIIIIII")
 """magic, store uuid, lap, position, number, durable, entries, body_bytes, crc."""
@@ -49,8 +54,7 @@ class EntryKind(enum.IntEnum):
     DELETE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One change of the index."""
 
     key: ShardKey
@@ -92,7 +96,7 @@ def encode_record(
         parts += (_ENTRY.pack(EntryKind.PUT, packed, len(row), len(payload)), row, payload)
     body = b"".join(parts)
     fields = (MAGIC, uuid, lap, position, number, durable, len(entries), len(body))
-    crc = crc32c(body, crc32c(_HEADER.pack(*fields, 0)))
+    crc = crc32c(_HEADER.pack(*fields, 0) + body)
     return _HEADER.pack(*fields, crc) + body
 
 
@@ -161,6 +165,8 @@ class Journal:
         self._fd = fd
         self._direct = direct
         self._aligned = page_buffer(min(DIRECT_RECORD_BYTES, journal_bytes))
+        self._direct_bytes = SECTOR_BYTES
+        """What lengths of writes past the page cache are multiples of: more on disks that ask."""
         self._position = 0
         self.lap = 0
         self.written = 0
@@ -194,20 +200,28 @@ class Journal:
         return self.written - 1
 
     def _write_direct(self, record: bytes, padding: int, at: int) -> bool:
-        """Write past the page cache; False where the record or the file system is unfit for it."""
+        """Write past the page cache; False where the record or the file system is unfit for it.
+
+        What lies between the last sector and the next record stays as it is; nobody reads it.
+        """
         length, aligned = len(record), self._aligned
         if self._direct is None or length + padding > len(aligned):
             return False
         aligned[:length] = record
         aligned[length : length + padding] = _PADDING[:padding]
-        try:
-            self._disk.pwrite(self._direct, [aligned[: length + padding]], at)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self._direct = None
-            return False
-        return True
+        while True:
+            stop = -(-length // self._direct_bytes) * self._direct_bytes
+            try:
+                self._disk.pwrite(self._direct, [aligned[:stop]], at)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                if self._direct_bytes == PAGE_BYTES:
+                    self._direct = None
+                    return False
+                self._direct_bytes = PAGE_BYTES
+            else:
+                return True
 
     def sync(self) -> None:
         """Make every record, and all data written before this call, durable.  Raises: OSError."""

@@ -125,7 +125,7 @@ class Ledger:
                 try:
                     if batch.unsynced or len(errors) < len(batch.accepted):
                         self.check_usable()
-                        self._sync()
+                        self.sync_now()
                     self._space.release(batch.replaced)
                 except StorageError as error:
                     return [result or error for result in results]
@@ -158,7 +158,7 @@ class Ledger:
                 self._make_room(len(part) * entry_bytes(0, 0, 0), deleting=True)
                 self._append(part, sync_follows=True)
                 self._catalog.count -= len(part)
-            self._sync()
+            self.sync_now()
         # Nobody else can name these ranges any more, so the file system may take its time.
         self._space.release(freed)
 
@@ -167,7 +167,7 @@ class Ledger:
         with self.lock:
             self.check_usable()
             if self._journal.durable < self._journal.written:
-                self._sync()
+                self.sync_now()
 
     def close_lap(self) -> None:
         """Leave nothing for the next opening to replay, if possible.  The caller holds `lock`."""
@@ -176,7 +176,7 @@ class Ledger:
                 self._checkpoint()
             except NodeFull:
                 # The journal keeps what has no room; the next opening takes it over.
-                self._sync()
+                self.sync_now()
 
     def _admit(self, item: Pending, batch: _Batch) -> StorageError | None:
         """Decide whether an item is to be journalled; an error refuses it."""
@@ -238,6 +238,19 @@ class Ledger:
             self._space.unplaced_bytes += len(item.payload or b"")
             self._catalog.count += item.is_new
 
+    @property
+    def owes_lap(self) -> bool:
+        """Whether the index is to take over the lap before the next put."""
+        return self._unfolded_bytes > MAX_UNFOLDED_BYTES
+
+    def append_alone(self, entry: Entry) -> None:
+        """Journal one new small shard, which `sync_now` follows.  The caller holds `lock`."""
+        self._append((entry,), sync_follows=True)
+        nbytes = len(entry.payload or b"")
+        self._unfolded_bytes += nbytes
+        self._space.unplaced_bytes += nbytes
+        self._catalog.count += 1
+
     def _append(self, entries: Sequence[Entry], *, sync_follows: bool) -> None:
         try:
             record = self._journal.append(entries, sync_follows=sync_follows)
@@ -247,14 +260,15 @@ class Ledger:
 
     def _make_room(self, body_bytes: int, *, deleting: bool) -> None:
         full = not self._journal.fits(body_bytes, deleting=deleting)
-        if full or self._unfolded_bytes > MAX_UNFOLDED_BYTES:
+        if full or self.owes_lap:
             try:
                 self._checkpoint()
             except NodeFull:
                 if full:
                     raise
 
-    def _sync(self) -> None:
+    def sync_now(self) -> None:
+        """Make everything journalled durable.  The caller holds `lock`.  Raises: NodeFailing."""
         try:
             self._journal.sync()
         except OSError as error:
@@ -269,7 +283,7 @@ class Ledger:
             self._data.place(self._catalog.unplaced())
         except OSError as error:
             raise self.refused(error) from error
-        self._sync()
+        self.sync_now()
         lap = self._journal.lap + 1
         try:
             self._catalog.hand_over(self._uuid, lap)

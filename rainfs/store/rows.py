@@ -8,7 +8,8 @@ another key is ever believed.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from rainfs.checksum import crc32c
 from rainfs.errors import ShardCorrupt
@@ -24,8 +25,7 @@ ROW_HEADER_BYTES = _ROW.size
 MAX_ROW_BYTES = ROW_HEADER_BYTES + MAX_SHARD_BYTES // PAGE_BYTES * CRC_BYTES + MAX_ABOUT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """Where a shard lies and how to verify it."""
 
     offset: int
@@ -55,14 +55,9 @@ def unpack_key(packed: bytes) -> ShardKey:
 
 def pack_row(packed_key: bytes, row: Row) -> bytes:
     """Return the row's bytes, checksum first."""
-    body = b"".join(
-        (
-            _ROW.pack(0, row.offset, row.length, len(row.about))[CRC_BYTES:],
-            row.crcs,
-            row.about,
-        )
-    )
-    return crc32c(body, crc32c(packed_key)).to_bytes(CRC_BYTES, "little") + body
+    head = _ROW.pack(0, row.offset, row.length, len(row.about))[CRC_BYTES:]
+    body = head + row.crcs + row.about
+    return crc32c(packed_key + body).to_bytes(CRC_BYTES, "little") + body
 
 
 def unpack_row(packed_key: bytes, packed: bytes) -> Row:

@@ -38,6 +38,7 @@ from rainfs.model import (
     ShardKey,
     VolumeId,
 )
+from rainfs.store.alone import LonePuts
 from rainfs.store.catalog import Found
 from rainfs.store.datafile import DIRECT_READ_BYTES, DataFile, verify
 from rainfs.store.disk import SYSTEM_DISK, Disk
@@ -80,6 +81,7 @@ class Store:
         self._ledger = Ledger(
             opened.directory, block.node, journal, self._catalog, self._data, self._space
         )
+        self._alone = LonePuts(self._ledger, journal, self._catalog, self._space)
         self._block = block
         self._closed = False
         self._unreadable = False
@@ -220,6 +222,13 @@ class Store:
         except OSError:
             return False
         return verify(found.row, 0, data)
+
+    def put_alone(self, key: ShardKey, payload: Buffer, about: bytes) -> bool:
+        """Store one new small shard durably, in one go; False where that takes `write`, `commit`.
+
+        Raises: NodeFull, NodeFailing.
+        """
+        return not self._closed and self._alone.put(key, payload, about)
 
     def commit(self, pending: Sequence[Pending], *, durable: bool) -> list[StorageError | None]:
         """Make written shards visible, in one go; with `durable`, on stable storage as well.

@@ -219,9 +219,12 @@ class Connection:
             self._header = None
             self._accept(frame, self._message)
             if frame.payload_bytes:
-                if self._end - self._begin < frame.payload_bytes:
+                stop = self._begin + frame.payload_bytes
+                if self._end < stop:
                     return PayloadAhead(frame.request, self._message, frame.payload_bytes)
-                self.provide(memoryview(bytearray(frame.payload_bytes)))
+                self._payload = memoryview(bytearray(self._receive[self._begin : stop]))
+                self._filled = frame.payload_bytes
+                self._begin = stop
         message = self._message
         if frame.payload_bytes:
             if self._payload is None:

@@ -40,6 +40,8 @@ class InlineBackend:
         self, key: ShardKey, payload: Sequence[Buffer], about: bytes = b"", *, durable: bool
     ) -> None:
         store = await self._opened()
+        if durable and len(payload) == 1 and store.put_alone(key, payload[0], about):
+            return
         [refused] = store.commit([store.write(key, payload, about)], durable=durable)
         if refused is not None:
             raise refused

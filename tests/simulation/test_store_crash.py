@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from rainfs.errors import NodeFailing, NodeFull, ShardMissing
+from rainfs.errors import NodeFailing, NodeFull, ShardMissing, StorageError
 from rainfs.model import KIB, MIB, PAGE_BYTES, ShardKey, StripeId
 from rainfs.store.opening import STORAGE_NAME
 from rainfs.store.store import Store
@@ -100,10 +100,13 @@ class Workload:
             batch[key] = content_of(self.random, long=self.random.random() < 0.25)
         self.disk.mark(("trying", dict(batch)))
         try:
-            pending = [store.write(key, [content], b"about") for key, content in batch.items()]
+            if durable and len(batch) == 1 and store.put_alone(*batch.copy().popitem(), b"about"):
+                results: list[StorageError | None] = [None]
+            else:
+                pending = [store.write(key, [content], b"about") for key, content in batch.items()]
+                results = store.commit(pending, durable=durable)
         except NodeFull:
             return
-        results = store.commit(pending, durable=durable)
         stored = {
             key: content
             for (key, content), result in zip(batch.items(), results, strict=True)
