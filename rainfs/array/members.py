@@ -11,7 +11,7 @@ Invariants: a node is up only after it answered with the identity and the volume
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
@@ -93,6 +93,8 @@ class Members:
         self._members: dict[NodeNumber, Member] = {}
         self._changed = trio.Event()
         self._late_s = late_after_s(())
+        self._writable: dict[int, list[Member]] = {}
+        """What `writable` has answered since the last change."""
         self.version = 0
 
     def __iter__(self) -> Iterator[Member]:
@@ -154,8 +156,12 @@ class Members:
 
     def answered(self, member: Member, kind: Call, seconds: float) -> None:
         """A data call succeeded."""
+        self.answered_at(trio.current_time(), member, kind, seconds)
+
+    def answered_at(self, now_s: float, member: Member, kind: Call, seconds: float) -> None:
+        """A data call succeeded just now."""
         member.latency.observe(kind, seconds)
-        member.answered_at_s = trio.current_time()
+        member.answered_at_s = now_s
         member.hold_s = FIRST_HOLD_S
 
     def failed(self, member: Member, error: StorageError) -> None:
@@ -192,11 +198,17 @@ class Members:
         """Return after how many seconds a call of that kind is late."""
         return self._late_s[kind]
 
-    def writable(self, m: int) -> list[Member]:
+    def writable(self, m: int) -> Sequence[Member]:
         """Return the nodes that new shards may go to, whatever their room.
 
         Draining and failing ones only count where too few others would be left for redundancy.
         """
+        known = self._writable.get(m)
+        if known is None:
+            known = self._writable[m] = self._find_writable(m)
+        return known
+
+    def _find_writable(self, m: int) -> list[Member]:
         up = [member for member in self._members.values() if member.up]
         sound = [member for member in up if not member.node.draining and not member.failing]
         if len(sound) > m:
@@ -263,6 +275,7 @@ class Members:
 
     def _touch(self) -> None:
         self.version += 1
+        self._writable.clear()
         self._changed.set()
         self._changed = trio.Event()
 

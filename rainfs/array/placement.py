@@ -19,6 +19,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
+
 from rainfs.model import Node, NodeNumber
 
 DOMAIN_LABEL = "host"
@@ -26,8 +28,7 @@ BISECTIONS = 60
 """Halvings of the interval that holds the water level: below one part in 2^53 of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A node that may be chosen."""
 
     number: NodeNumber

@@ -32,6 +32,8 @@ IN_LINE_S = 0.003
 """Volleys that usually take no longer are awaited without a turn of the scheduler, which costs more
 than it saves: there is nothing else to do."""
 
+_IN_LINE_MS = ceil(IN_LINE_S * 1_000)
+
 IN_LINE_BYTES = 64 * KIB
 """Longest shard of such a volley."""
 
@@ -77,7 +79,6 @@ class Volley(Watched):
     """`begin` the puts, perhaps `stay`, then ask for `misses` until there are none."""
 
     __slots__ = (
-        "_begun_s",
         "_enough",
         "_flying",
         "_kind",
@@ -85,14 +86,15 @@ class Volley(Watched):
         "_missed",
         "_placed",
         "_task",
+        "begun_s",
     )
 
     def __init__(
         self, members: Members, kind: Call, placed: dict[int, NodeNumber], enough: int
     ) -> None:
         """Put what takes into `placed`; once it holds `enough`, late puts are given up."""
-        self._begun_s = trio.current_time()
-        super().__init__(self._begun_s + members.late_after_s(kind))
+        self.begun_s = trio.current_time()
+        super().__init__(self.begun_s + members.late_after_s(kind))
         self._members = members
         self._kind = kind
         self._placed = placed
@@ -100,11 +102,6 @@ class Volley(Watched):
         self._flying: dict[int, _Shot] = {}
         self._missed: list[Miss] = []
         self._task: trio.lowlevel.Task | None = None
-
-    @property
-    def age_s(self) -> float:
-        """Time since it began."""
-        return trio.current_time() - self._begun_s
 
     def begin(self, member: Member, key: ShardKey, payload: Buffer, about: bytes) -> bool:
         """Send a shard, if that takes no waiting."""
@@ -119,12 +116,10 @@ class Volley(Watched):
         return True
 
     def stay(self) -> None:
-        """Wait for the answers in line, for little more than IN_LINE_S."""
-        until_s = self._begun_s + IN_LINE_S
+        """Wait for the answers in line, for IN_LINE_S after the one before at most."""
         for shot in list(self._flying.values()):
             while shot.begun is not None:
-                left_s = until_s - trio.current_time()
-                if left_s <= 0 or not shot.begun.stay(ceil(left_s * 1_000)):
+                if not shot.begun.stay(_IN_LINE_MS):
                     return
 
     async def misses(self) -> list[Miss]:
@@ -146,7 +141,8 @@ class Volley(Watched):
         member = shot.member
         self._members.took(member, shot.nbytes)
         if error is None:
-            self._members.answered(member, self._kind, self.age_s)
+            now_s = trio.current_time()
+            self._members.answered_at(now_s, member, self._kind, now_s - self.begun_s)
             self._placed[shot.shard] = member.node.number
         else:
             self._missed.append(Miss(shot.shard, member, error))
@@ -155,12 +151,12 @@ class Volley(Watched):
     def act(self) -> float | None:
         """Give up what is late and hopeless; the rest is looked at again."""
         now_s = trio.current_time()
-        patient_until_s = max(self._begun_s + PATIENT_PUT_S, self.due_s)
+        patient_until_s = max(self.begun_s + PATIENT_PUT_S, self.due_s)
         for shot in list(self._flying.values()):
             up = shot.member.up
             if is_hopeless(up, len(self._placed), self._enough, now_s, patient_until_s):
                 self._abandon(shot)
-                self._members.late(shot.member, self._kind, self.age_s)
+                self._members.late(shot.member, self._kind, now_s - self.begun_s)
                 self._missed.append(Miss(shot.shard, shot.member, None))
         self._wake()
         return now_s + LATE_AGAIN_S if self._flying else None
@@ -192,14 +188,14 @@ class InLine:
         self._usual_s = 0.0
         self._quiet_since_s = float("-inf")
 
-    def fits(self, shard_bytes: int) -> bool:
+    def fits(self, begun_s: float, shard_bytes: int) -> bool:
         """Whether volleys are that quick, and this one follows no other closely."""
         if shard_bytes > IN_LINE_BYTES or self._usual_s > IN_LINE_S:
             return False
-        return trio.current_time() - self._quiet_since_s > BURST_GAP_S
+        return begun_s - self._quiet_since_s > BURST_GAP_S
 
-    def took(self, shard_bytes: int, seconds: float) -> None:
+    def took(self, begun_s: float, now_s: float, shard_bytes: int) -> None:
         """Take in how long one took that has just ended."""
         if shard_bytes <= IN_LINE_BYTES:
-            self._usual_s += (seconds - self._usual_s) * SMOOTHING
-            self._quiet_since_s = trio.current_time()
+            self._usual_s += (now_s - begun_s - self._usual_s) * SMOOTHING
+            self._quiet_since_s = now_s

@@ -207,35 +207,40 @@ class Writer:
             if now_s - job.progress_s >= self._deadline_s:
                 raise ArrayUnavailable(f"no node took a shard within {self._deadline_s:g} s")
             writable = self._members.writable(job.m)
-            willing = [member for member in writable if job.may_use(member.node.number)]
-            if len(writable) > job.m and not willing:
-                raise StripeSpoiled(f"all nodes that are up may hold stripe {job.stripe:x} already")
-            patient = now_s - job.begun_s < PATIENCE_S and self._members.unsettled()
-            if not willing or (len(willing) <= job.m and patient):
-                await self._members.wait_changed(RETRY_S)
-                continue
+            willing = writable
+            if job.tried or job.refused:
+                willing = [member for member in writable if job.may_use(member.node.number)]
+                if len(writable) > job.m and not willing:
+                    raise StripeSpoiled(f"all nodes up may hold stripe {job.stripe:x} already")
+            if len(willing) <= job.m:
+                patient = now_s - job.begun_s < PATIENCE_S and self._members.unsettled()
+                if not willing or patient:
+                    await self._members.wait_changed(RETRY_S)
+                    continue
             width = widest(job.layout, job.total, len(willing))
             built = job.built
             if built is None or built.stripe.code.k > width:
-                await self._build(job, width)
-                continue
+                built = await self._build(job, width)
+                if job.tried:
+                    continue  # What was put of a former build has been taken back.
             roomy = candidates(willing, built.stripe.shard_bytes)
             kept = set(job.placed.values())
-            count = len(kept.union(candidate.number for candidate in roomy))
-            n = built.stripe.code.n
-            if count < n and count > job.m and built.stripe.code.k > 1:
-                await self._build(job, min(count - job.m, built.stripe.code.k - 1))
+            fresh = [c for c in roomy if c.number not in kept] if kept else roomy
+            count = len(kept) + len(fresh)
+            k, n = built.stripe.code.k, built.stripe.code.n
+            if count < n and count > job.m and k > 1:
+                await self._build(job, min(count - job.m, k - 1))
                 continue
             if count < n and (len(willing) > job.m or not count):
                 if not self._may_find_room(job):
                     raise ArrayFull(f"{count} of {len(willing)} nodes have room, {n} needed")
                 await self._members.wait_changed(RETRY_S)
-                if built.stripe.code.k < width and not job.tried:
+                if k < width and not job.tried:
                     # Wider stripes take less room, and nodes may have more than was guessed.
                     await self._build(job, width)
                 continue
             job.wanted = min(n, count)
-            self._assign(job, [c for c in roomy if c.number not in kept])
+            self._assign(job, fresh, now_s)
             return built
 
     def _may_find_room(self, job: _Job) -> bool:
@@ -245,10 +250,12 @@ class Writer:
             job.full_since_s = now_s
         return now_s - job.full_since_s < PATIENCE_S and self._members.look_again()
 
-    def _assign(self, job: _Job, pool: Sequence[Candidate]) -> None:
+    def _assign(self, job: _Job, pool: Sequence[Candidate], now_s: float) -> None:
         assert job.built is not None
-        free = [s for s in range(job.built.stripe.code.n) if s not in job.placed]
-        shards = free[: job.wanted - len(job.placed)]
+        shards: Sequence[int] = range(job.wanted)
+        if job.placed:
+            free = [s for s in range(job.built.stripe.code.n) if s not in job.placed]
+            shards = free[: job.wanted - len(job.placed)]
         chosen: list[NodeNumber] = []
         if job.placed:
             domains = self._domains(job.placed.values())
@@ -258,16 +265,15 @@ class Writer:
                 chosen.append(number)
                 domains += self._domains([number])
         elif shards:
-            chosen = draw(self._odds_of(pool, len(shards), job.m), self._random)
+            chosen = draw(self._odds_of(pool, len(shards), job.m, now_s), self._random)
         job.assigned = dict(zip(shards, chosen, strict=True))
 
-    def _odds_of(self, pool: Sequence[Candidate], count: int, m: int) -> Odds:
+    def _odds_of(self, pool: Sequence[Candidate], count: int, m: int, now_s: float) -> Odds:
         """Return the odds; for the same nodes to choose from they are kept for ODDS_S."""
-        now_s = trio.current_time()
         if now_s >= self._odds_until_s or len(self._odds) >= MAX_KEPT_ODDS:
             self._odds.clear()
             self._odds_until_s = now_s + ODDS_S
-        key = (count, m, tuple((candidate.number, candidate.domain) for candidate in pool))
+        key = (count, m, tuple([(candidate.number, candidate.domain) for candidate in pool]))
         odds = self._odds.get(key)
         if odds is None:
             odds = self._odds[key] = odds_for(pool, count, m)
@@ -277,7 +283,7 @@ class Writer:
         found = (self._members.get(number) for number in numbers)
         return [member.domain for member in found if member is not None]
 
-    async def _build(self, job: _Job, k_most: int) -> None:
+    async def _build(self, job: _Job, k_most: int) -> Built:
         """Build with at most `k_most` data shards; what was put of a former build is taken back."""
         pool = self._pool(job.layout)
         if job.built is not None:
@@ -294,6 +300,7 @@ class Writer:
         except InputError as error:
             # The pieces were checked: they fit the layout, only not so few nodes.
             raise ArrayUnavailable(f"too few nodes for a stripe this long: {error}") from error
+        return job.built
 
     async def _take_back(self, job: _Job) -> None:
         """Delete what is durable of a former build; those nodes may then be used again."""
@@ -330,14 +337,15 @@ class Writer:
                 for shard, number in job.assigned.items()
                 if not self._begin(job, built, volley, shard, number)
             ]
-            if self._writing == 1 and not others and self._in_line.fits(shard_bytes):
+            lone = self._writing == 1 and not others
+            if lone and self._in_line.fits(volley.begun_s, shard_bytes):
                 volley.stay()
             missed = [] if others else await volley.misses()
             if missed or others:
                 await self._send_again(job, built, volley, missed, others)
             else:
                 job.progress_s = trio.current_time()
-                self._in_line.took(shard_bytes, volley.age_s)
+                self._in_line.took(volley.begun_s, job.progress_s, shard_bytes)
         finally:
             self._watch.remove(volley)
             volley.abandon()
@@ -431,6 +439,8 @@ class Writer:
 
     def _clean(self, job: _Job, kept: dict[int, NodeNumber]) -> None:
         """Have everything deleted that was tried and is not part of the result."""
+        if sum(map(len, job.tried.values())) == len(kept):
+            return
         for number, shards in job.tried.items():
             keys = [ShardKey(job.stripe, s) for s in sorted(shards) if kept.get(s) != number]
             member = self._members.get(number)

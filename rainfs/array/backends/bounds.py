@@ -11,7 +11,7 @@ from rainfs.model import MAX_ABOUT_BYTES, MAX_SHARD_BYTES, PAGE_BYTES
 
 def check_put(payload: Sequence[Buffer], about: bytes) -> int:
     """Return the length of a shard.  Raises: InputError unless it may be stored."""
-    nbytes = sum(memoryview(buffer).nbytes for buffer in payload)
+    nbytes = sum(map(len, payload))
     if not 0 < nbytes <= MAX_SHARD_BYTES or nbytes % PAGE_BYTES:
         raise InputError(f"a shard of {nbytes} bytes")
     if len(about) > MAX_ABOUT_BYTES:

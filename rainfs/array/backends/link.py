@@ -41,6 +41,7 @@ class Begun:
         "answer",
         "begun_s",
         "error",
+        "heard_bytes",
         "over",
         "parcel",
         "payload",
@@ -51,6 +52,8 @@ class Begun:
         self._request = request
         self.over = over
         self.begun_s = trio.current_time()
+        self.heard_bytes = link.heard_bytes
+        """What had come from the node by then."""
         self.parcel: Parcel | None = None
         """What has not been sent yet, if anything."""
         self.answer: Message | None = None
@@ -77,7 +80,7 @@ class Link:
         self._outbox = Outbox(stream, stall_s=deadline_s)
         self._calls: dict[int, Begun] = {}
         self._last_request = 0
-        self._received_s = trio.current_time()
+        self.heard_bytes = 0
         self._lost: NodeUnavailable | None = None
         self._broken: StorageError | None = None
         """Why it was given up by another task than the one in `run`."""
@@ -145,7 +148,7 @@ class Link:
             if received == 0:
                 raise NodeUnavailable(f"{stream.peer}: the node closed the connection")
             connection.received(received)
-            self._received_s = trio.current_time()
+            self.heard_bytes += received
             while (event := connection.next_event()) is not None:
                 self._take(event)
             if received < len(space):
@@ -234,7 +237,7 @@ class Link:
                 self.abandon(request, call)
                 call.error = NodeUnavailable(self._no_answer())
                 call.over(call)
-                self.stalled = self.stalled or self._received_s < call.begun_s
+                self.stalled = self.stalled or self.heard_bytes == call.heard_bytes
             if self.stalled:
                 raise NodeUnavailable(self._no_answer())
             oldest_s = min((call.begun_s for call in self._calls.values()), default=now_s)
