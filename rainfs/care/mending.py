@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from random import Random
+from typing import TypeVar
 
 import trio
 from msgspec.structs import replace
@@ -26,11 +27,13 @@ from rainfs.errors import MetadataForeign, ShardCorrupt, ShardMissing, StorageEr
 from rainfs.meta import keys
 from rainfs.meta.checking_extents import stripe_faults
 from rainfs.meta.engine import Engine, Reader, Transaction
-from rainfs.meta.records import STATES, STRIPES, StripeState
+from rainfs.meta.records import STATES, STRIPES, Codec, StripeState
 from rainfs.meta.sessions import Session
 from rainfs.model import NO_NODE, Node, NodeHealth, NodeNumber, ShardKey, Stripe, StripeId
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 MAX_TRIALS = 64
 """Choices of k shards that are tried while some of them are silently wrong."""
@@ -68,6 +71,8 @@ class _Work:
     id: StripeId
     stripe: Stripe
     raw_state: bytes | None
+    state: StripeState | None
+    """None if there is no row, or none that can be read."""
     nodes: list[NodeNumber]
     abouts: list[bytes]
     good: dict[int, Site] = field(default_factory=dict)
@@ -105,11 +110,11 @@ class Mender:
         work = await self._load(stripe, live_bytes)
         if work is None:
             return Outcome.GONE
-        before = tuple(work.nodes)
         await self._look(work)
         if work.bad:
             await self._search(work)
-        if not work.bad and tuple(work.nodes) == before and work.raw_state is not None:
+        unchanged = work.state is not None and work.state.nodes == tuple(work.nodes)
+        if not work.bad and unchanged:
             return Outcome.WHOLE
         outcome = Outcome.MENDED
         if work.bad:
@@ -128,21 +133,18 @@ class Mender:
             return row, await reader.get(keys.state_key(stripe))
 
         raw, raw_state = await self._engine.read(body)
-        if raw is None or (raw_state is None and live_bytes is None):
-            return None
-        try:
-            row = STRIPES.decode(raw)
-            nodes = list(STATES.decode(raw_state).nodes) if raw_state is not None else []
-        except MetadataForeign:
+        row = _decoded(STRIPES, raw)
+        state = _decoded(STATES, raw_state)
+        if row is None or (state is None and live_bytes is None):
             return None
         if stripe_faults(row) is not None:
             return None
         n = row.code.n
-        nodes = [*nodes, *[NO_NODE] * n][:n]
+        nodes = [*(state.nodes if state is not None else ()), *[NO_NODE] * n][:n]
         for shard, node in enumerate(nodes):
             if node not in self._members or node in nodes[:shard]:
                 nodes[shard] = NO_NODE
-        return _Work(stripe, row, raw_state, nodes, encode_abouts(row))
+        return _Work(stripe, row, raw_state, state, nodes, encode_abouts(row))
 
     async def _look(self, work: _Work) -> None:
         """Ask each shard's own node for it."""
@@ -187,7 +189,7 @@ class Mender:
             for number, site in self._sites.items():
                 if number in work.nodes:
                     continue
-                probe = _Work(work.id, work.stripe, None, [], work.abouts)
+                probe = _Work(work.id, work.stripe, None, None, [], work.abouts)
                 if await self._ask(probe, shard, site):
                     work.nodes[shard] = number
                     work.good[shard] = site
@@ -288,21 +290,17 @@ class Mender:
         async def body(transaction: Transaction) -> bool:
             await self._session.check(transaction)
             raw = await transaction.get(keys.state_key(work.id))
-            if raw is None:
-                if work.raw_state is not None or live_bytes is None:
+            now = _decoded(STATES, raw)
+            if work.state is not None:
+                if now is None or now.nodes != work.state.nodes:
                     return False
-                if await transaction.get(keys.stripe_key(work.id)) is None:
+                state = replace(now, nodes=nodes)
+            else:
+                there = await transaction.get(keys.stripe_key(work.id)) is not None
+                if raw != work.raw_state or live_bytes is None or not there:
                     return False
                 born_bytes = sum(block.length for block in work.stripe.blocks)
                 state = StripeState(nodes, live_bytes, born_bytes)
-            else:
-                if work.raw_state is None:
-                    return False
-                old = STATES.decode(work.raw_state)
-                now = STATES.decode(raw)
-                if now.nodes != old.nodes:
-                    return False
-                state = replace(now, nodes=nodes)
             transaction.put(keys.state_key(work.id), STATES.encode(state))
             return True
 
@@ -320,3 +318,10 @@ def _rebuilt(
         if made is not None:
             return made
     return None
+
+
+def _decoded(codec: Codec[R], raw: bytes | None) -> R | None:
+    try:
+        return None if raw is None else codec.decode(raw)
+    except MetadataForeign:
+        return None

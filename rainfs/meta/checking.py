@@ -14,12 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rainfs.meta import keys
 from rainfs.meta.checking_findings import Findings
 from rainfs.meta.checking_inodes import InodePass
 from rainfs.meta.checking_rows import RowPass
 from rainfs.meta.checking_scratch import Scratch, unsigned
-from rainfs.meta.checking_stripes import StripePass, check_counters
+from rainfs.meta.checking_stripes import StripePass
 from rainfs.meta.checking_tree import TreePass
 from rainfs.meta.directory import HashName, hash_with
 from rainfs.meta.engine import Engine, Reader
@@ -75,16 +74,19 @@ async def check_metadata(
             start = page[-1][0] + b"\0"
         rows.finish()
         await rows.stripes.settle(reader)
-        check_counters(rows, findings)
-        next_inode = max(rows.counters.get(keys.NEXT_INODE, 0), rows.newest_inode + 1)
-        await TreePass(reader, scratch, findings, hashed, next_inode).run()
+        await TreePass(reader, scratch, findings, hashed, rows.volume.inode_stop).run()
         await InodePass(reader, scratch, findings, volume).run()
         await StripePass(reader, scratch, findings).run()
         (stripes,) = scratch.one("SELECT count(*) FROM stripe") or (0,)
         members = [NodeNumber(unsigned(n)) for (n,) in scratch.rows("SELECT number FROM node")]
-        newest_epoch = rows.counters.get(keys.NEXT_EPOCH, 1) - 1
+        volume_rows = rows.volume
         return MetadataReport(
-            findings, rows.rows, int(stripes), rows.nodes, frozenset(members), newest_epoch
+            findings,
+            rows.rows,
+            int(stripes),
+            volume_rows.nodes,
+            frozenset(members),
+            volume_rows.newest_epoch,
         )
 
     return await engine.read(body)

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from rainfs.errors import MetadataForeign
 from rainfs.meta import keys
 from rainfs.meta.checking_extents import record_of
+from rainfs.meta.checking_faults import MAX_ID, MAX_TIME_NS, inode_faults
 from rainfs.meta.checking_findings import MAX_EDITS, Edit, Finding, Findings, Kind, Repair
-from rainfs.meta.checking_rows import MAX_ID, MAX_TIME_NS, inode_faults
 from rainfs.meta.checking_scratch import Scratch, unsigned
 from rainfs.meta.checking_tree import REBUILT
 from rainfs.meta.engine import Reader

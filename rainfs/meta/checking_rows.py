@@ -13,25 +13,17 @@ from collections.abc import Callable
 from rainfs.errors import MetadataForeign, RainError
 from rainfs.meta import keys
 from rainfs.meta.checking_extents import StripeCheck, overlap
-from rainfs.meta.checking_findings import Edit, Finding, Findings, Kind, Repair
+from rainfs.meta.checking_faults import MAX_ID, MAX_MODE, MAX_NLINK, dead_link, inode_faults
+from rainfs.meta.checking_findings import Edit, Finding, Findings, Kind
 from rainfs.meta.checking_scratch import Scratch, signed
+from rainfs.meta.checking_volume import NUMBER_BYTES, PAIR_BYTES, VolumeTables
 from rainfs.meta.directory import FIRST_SLOT, PROBE_SLOTS, HashName, check_name
-from rainfs.meta.namespace import MAX_TARGET_BYTES
 from rainfs.meta.records import (
-    ANSWERS,
     ATTRS,
-    COUNTERS,
     DIRENTS,
     EXTENTS,
-    LAYOUTS,
-    NODES,
     PLACEMENTS,
-    REQUESTS,
-    SESSIONS,
     STATES,
-    CareAnswer,
-    CareRequest,
-    Codec,
     ExtentRecord,
 )
 from rainfs.meta.xattrs import MAX_VALUE_BYTES
@@ -43,70 +35,9 @@ from rainfs.model import (
     Attr,
     Extent,
     InodeNumber,
-    Node,
     NodeNumber,
     StripeId,
-    epoch_of,
 )
-
-KINDS = frozenset(
-    {
-        stat.S_IFREG,
-        stat.S_IFDIR,
-        stat.S_IFLNK,
-        stat.S_IFCHR,
-        stat.S_IFBLK,
-        stat.S_IFIFO,
-        stat.S_IFSOCK,
-    }
-)
-MAX_ID = (1 << 32) - 1
-"""Highest user and group."""
-
-MAX_TIME_NS = (1 << 63) - 1
-MAX_NLINK = (1 << 32) - 1
-MAX_MODE = (1 << 16) - 1
-_NUMBER_BYTES = 9
-_PAIR_BYTES = 17
-
-
-def inode_faults(attr: Attr, inode: InodeNumber) -> list[str]:
-    """Return what is impossible in the attributes themselves."""
-    kind = stat.S_IFMT(attr.mode) if 0 <= attr.mode <= MAX_MODE else 0
-    faults = []
-    if attr.inode != inode:
-        faults.append(f"it says to be inode {attr.inode}")
-    if kind not in KINDS:
-        faults.append(f"mode {attr.mode:#o} is of no file type")
-    if not (0 <= attr.uid <= MAX_ID and 0 <= attr.gid <= MAX_ID):
-        faults.append(f"owner {attr.uid}:{attr.gid}")
-    if not 0 <= attr.nlink <= MAX_NLINK:
-        faults.append(f"link count {attr.nlink}")
-    if not 0 <= attr.size <= MAX_FILE_BYTES:
-        faults.append(f"size {attr.size}")
-    if not 0 <= attr.rdev <= keys.MAX_NUMBER:
-        faults.append(f"device {attr.rdev}")
-    times = (attr.atime_ns, attr.mtime_ns, attr.ctime_ns)
-    if not all(-MAX_TIME_NS <= time_ns <= MAX_TIME_NS for time_ns in times):
-        faults.append("times beyond 64 bits")
-    if kind == stat.S_IFLNK:
-        if not attr.target or len(attr.target) > MAX_TARGET_BYTES or b"\0" in attr.target:
-            faults.append("a symbolic link without a possible target")
-        elif attr.size != len(attr.target):
-            faults.append(f"a target of {len(attr.target)} bytes and size {attr.size}")
-    elif attr.target:
-        faults.append("a target, and it is no symbolic link")
-    if attr.parent and kind != stat.S_IFDIR:
-        faults.append("a parent, and it is no directory")
-    return faults
-
-
-def dead_link(attr: Attr) -> bool:
-    """Whether it is a symbolic link that points nowhere at all: nothing of it is left."""
-    target = attr.target
-    kind = stat.S_IFMT(attr.mode) if 0 <= attr.mode <= MAX_MODE else 0
-    bad = not target or len(target) > MAX_TARGET_BYTES or b"\0" in target
-    return kind == stat.S_IFLNK and bad
 
 
 class RowPass:
@@ -116,21 +47,24 @@ class RowPass:
         self._scratch = scratch
         self._findings = findings
         self._hash_name = hash_name
+        self.volume = VolumeTables(scratch, findings)
+        self._drop = self.volume.drop
+        self._number = self.volume.number
         self.tables: dict[bytes, Callable[[bytes, bytes], None]] = {
-            b"A": self._session,
-            b"C": self._counter,
+            b"A": self.volume.session,
+            b"C": self.volume.counter,
             b"D": self._entry,
             b"E": self._extent,
-            b"F": self._single,
-            b"G": self._request,
+            b"F": self.volume.single,
+            b"G": self.volume.request,
             b"I": self._inode,
-            b"L": self._layout,
-            b"N": self._node,
+            b"L": self.volume.layout,
+            b"N": self.volume.node,
             b"O": self._orphan,
             b"P": self._state,
             b"S": self._stripe,
             b"T": self._tombstone,
-            b"V": self._single,
+            b"V": self.volume.single,
             b"X": self._xattr,
         }
         self.stripes = StripeCheck(scratch, findings)
@@ -142,12 +76,7 @@ class RowPass:
         self._stop = 0
         self._xattr_inode = -1
         self._xattrs = 0
-        self.counters: dict[bytes, int] = {}
-        self.raw_counters: dict[bytes, bytes] = {}
-        self.nodes: dict[NodeNumber, Node] = {}
-        self.newest_epoch = 0
-        self.newest_inode = 0
-        self.newest_node = 0
+        self._misfiled: list[tuple[bytes, bytes, Attr]] = []
         self.rows = 0
 
     def take(self, key: bytes, raw: bytes) -> None:
@@ -163,96 +92,14 @@ class RowPass:
         """Note what the last rows of each table add up to."""
         self._end_of_file()
         self._end_of_xattrs()
+        for key, raw, attr in self._misfiled:
+            self._file_again(key, raw, attr)
+        self.volume.finish()
 
-    def _drop(self, key: bytes, raw: bytes, what: str, kind: Kind = Kind.BAD_ROW) -> None:
-        self._findings.add(Finding(kind, what, edits=(Edit(key, raw, None),)))
-
-    def _number(self, key: bytes, raw: bytes, length: int = _NUMBER_BYTES) -> int | None:
-        """Return the first number of a well-formed key; what is malformed is dropped."""
-        if len(key) != length:
-            self._drop(key, raw, f"a row with the malformed key {key[:24].hex()}")
-            return None
-        return keys.number_of(key)
-
-    # --- Small tables -----------------------------------------------------------------------
-
-    def _single(self, key: bytes, raw: bytes) -> None:
-        # Format and volume were read before; a longer key is nobody's.
-        if key not in (keys.FORMAT, keys.VOLUME):
-            self._drop(key, raw, f"a row with the malformed key {key[:24].hex()}")
-
-    def _counter(self, key: bytes, raw: bytes) -> None:
-        if key not in (keys.NEXT_EPOCH, keys.NEXT_INODE, keys.NEXT_NODE):
-            self._drop(key, raw, f"an unknown counter {key!r}")
-            return
-        self.raw_counters[key] = raw
-        try:
-            value = COUNTERS.decode(raw)
-        except MetadataForeign:
-            return
-        if value >= 1:
-            self.counters[key] = value
-
-    def _session(self, key: bytes, raw: bytes) -> None:
-        epoch = self._number(key, raw)
-        if epoch is None:
-            return
-        try:
-            SESSIONS.decode(raw)
-        except MetadataForeign as error:
-            self._drop(key, raw, f"session {epoch}: {error}")
-            return
-        self.newest_epoch = max(self.newest_epoch, epoch)
-
-    def _request(self, key: bytes, raw: bytes) -> None:
-        epoch = self._number(key, raw, _PAIR_BYTES)
-        if epoch is None:
-            return
-        codecs: dict[bytes, Codec[CareRequest] | Codec[CareAnswer]] = {
-            keys.request_key(epoch): REQUESTS,
-            keys.answer_key(epoch): ANSWERS,
-        }
-        try:
-            if key not in codecs:
-                raise MetadataForeign("neither a request nor an answer")
-            codecs[key].decode(raw)
-        except MetadataForeign as error:
-            self._drop(key, raw, f"a request to session {epoch}: {error}")
-
-    def _layout(self, key: bytes, raw: bytes) -> None:
-        number = self._number(key, raw)
-        if number is None:
-            return
-        try:
-            layout = LAYOUTS.decode(raw)
-        except MetadataForeign as error:
-            self._drop(key, raw, f"layout {number}: {error}", Kind.LAYOUT)
-            return
-        if layout.id != number:
-            self._drop(key, raw, f"layout {number} says to be layout {layout.id}", Kind.LAYOUT)
-            return
-        self._scratch.add("layout", signed(number))
-
-    def _node(self, key: bytes, raw: bytes) -> None:
-        number = self._number(key, raw)
-        if number is None:
-            return
-        self.newest_node = max(self.newest_node, number)
-        try:
-            node = NODES.decode(raw)
-            if node.number != number:
-                raise MetadataForeign(f"it says to be node {node.number}")
-        except MetadataForeign as error:
-            # Its shards are still there: with a row from a backup they count again.
-            what = f"node {number}: {error}; restore this row from a backup of the database"
-            self._findings.add(Finding(Kind.NODE_ROW, what, repair=Repair.NONE))
-            self._scratch.add("node", signed(number))
-            return
-        self.nodes[node.number] = node
-        self._scratch.add("node", signed(number))
+    # --- Lists ------------------------------------------------------------------------------
 
     def _orphan(self, key: bytes, raw: bytes) -> None:
-        epoch = self._number(key, raw, _PAIR_BYTES)
+        epoch = self._number(key, raw, PAIR_BYTES)
         if epoch is None:
             return
         if raw:
@@ -270,13 +117,16 @@ class RowPass:
         except MetadataForeign as error:
             self._drop(key, raw, f"tombstone of stripe {stripe:#x}: {error}")
             return
+        if not self.volume.believes_stripe(StripeId(stripe)):
+            self._drop(key, raw, f"tombstone of stripe {stripe:#x}, which can never have been")
+            return
         self._scratch.add("tomb", signed(stripe))
-        self.newest_epoch = max(self.newest_epoch, epoch_of(StripeId(stripe)))
+        self.volume.note_stripe(StripeId(stripe))
 
     # --- Names ------------------------------------------------------------------------------
 
     def _entry(self, key: bytes, raw: bytes) -> None:
-        parent = self._number(key, raw, _PAIR_BYTES)
+        parent = self._number(key, raw, PAIR_BYTES)
         if parent is None:
             return
         slot = keys.second_of(key)
@@ -329,7 +179,13 @@ class RowPass:
             what = f"inode {number}: a symbolic link without a possible target"
             self._drop(key, raw, what, Kind.BAD_INODE)
             return
-        self.newest_inode = max(self.newest_inode, number)
+        if attr.inode != number and not self.volume.gave_out_inode(number):
+            self._misfiled.append((key, raw, attr))
+            return
+        if not self.volume.believes_inode(number):
+            self._drop(key, raw, f"inode {number} can never have been")
+            return
+        self.volume.note_inode(InodeNumber(number))
         bad = bool(inode_faults(attr, InodeNumber(number)))
         self._scratch.add(
             "inode",
@@ -344,9 +200,20 @@ class RowPass:
             int(bad),
         )
 
+    def _file_again(self, key: bytes, raw: bytes, attr: Attr) -> None:
+        """Put an inode's row where it says to belong, if nothing stands there."""
+        edits = [Edit(key, raw, None)]
+        taken = not self.volume.gave_out_inode(attr.inode) or self._scratch.one(
+            "SELECT 1 FROM inode WHERE ino=?", signed(attr.inode)
+        )
+        if not taken:
+            edits.append(Edit(keys.inode_key(attr.inode), None, raw))
+        what = f"the row of inode {attr.inode} stands at {keys.number_of(key)}"
+        self._findings.add(Finding(Kind.BAD_ROW, what, edits=tuple(edits)))
+
     def _xattr(self, key: bytes, raw: bytes) -> None:
         name = keys.name_of(key)
-        if len(key) <= _NUMBER_BYTES or len(name) > MAX_NAME_BYTES or b"\0" in name:
+        if len(key) <= NUMBER_BYTES or len(name) > MAX_NAME_BYTES or b"\0" in name:
             self._drop(key, raw, f"an extended attribute with the bad name {name[:40]!r}")
             return
         number = keys.number_of(key)
@@ -367,7 +234,7 @@ class RowPass:
     # --- Bytes ------------------------------------------------------------------------------
 
     def _extent(self, key: bytes, raw: bytes) -> None:
-        number = self._number(key, raw, _PAIR_BYTES)
+        number = self._number(key, raw, PAIR_BYTES)
         if number is None:
             return
         inode, offset = InodeNumber(number), keys.second_of(key)
@@ -417,7 +284,9 @@ class RowPass:
             self._scratch.add("state", signed(stripe), -1, -1, 0, 0)
             return
         placed = [node for node in state.nodes if node != NO_NODE]
-        sound = len(set(placed)) == len(placed) and all(node in self.nodes for node in placed)
+        sound = len(set(placed)) == len(placed) and all(
+            node in self.volume.nodes for node in placed
+        )
         self._scratch.add(
             "state",
             signed(stripe),
@@ -429,7 +298,7 @@ class RowPass:
 
     def _spared(self, placed: list[NodeNumber]) -> bool:
         """Whether every unknown node among them has a row that could not be read."""
-        unknown = [node for node in placed if node not in self.nodes]
+        unknown = [node for node in placed if node not in self.volume.nodes]
         return len(set(placed)) == len(placed) and all(
             0 < node <= keys.MAX_NUMBER
             and self._scratch.one("SELECT 1 FROM node WHERE number=?", signed(node)) is not None
@@ -441,7 +310,7 @@ class RowPass:
         if stripe is None:
             return
         if self.stripes.take(StripeId(stripe), raw):
-            self.newest_epoch = max(self.newest_epoch, epoch_of(StripeId(stripe)))
+            self.volume.note_stripe(StripeId(stripe))
 
 
 def _possible(record: ExtentRecord, offset: int) -> bool:

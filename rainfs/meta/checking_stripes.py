@@ -1,4 +1,4 @@
-"""Holding the rows of stripes against each other, and the counters against every id in use.
+"""Holding the rows of stripes against each other and against the extents.
 
 Owns live bytes, half rows, dead stripes, tombstones, and what it means when extents name a stripe
 that cannot be used: their bytes are lost, which is reported and never made worse.  A stripe that
@@ -12,11 +12,10 @@ from msgspec.structs import replace
 from rainfs.errors import MetadataForeign
 from rainfs.meta import keys
 from rainfs.meta.checking_findings import Edit, Finding, Findings, Kind, Repair
-from rainfs.meta.checking_rows import RowPass
 from rainfs.meta.checking_scratch import Scratch, unsigned
 from rainfs.meta.engine import Reader
-from rainfs.meta.records import COUNTERS, PLACEMENTS, STATES, StripeState
-from rainfs.model import MAX_EPOCH, Placement, StripeId
+from rainfs.meta.records import PLACEMENTS, STATES, StripeState
+from rainfs.model import Placement, StripeId
 
 _ALL = """
     SELECT w.stripe, coalesce(l.bytes, 0), s.sound, s.born, s.n, p.sound, p.live, p.born, p.n,
@@ -108,22 +107,3 @@ def _nodes_in(raw: bytes) -> Placement | None:
         return Placement(tuple(n for n in STATES.decode(raw).nodes))
     except MetadataForeign:
         return None
-
-
-def check_counters(rows: RowPass, findings: Findings) -> None:
-    """Report counters that are gone, unreadable or would give out a number again."""
-    needed = {
-        keys.NEXT_EPOCH: ("session", rows.newest_epoch + 1),
-        keys.NEXT_INODE: ("inode", rows.newest_inode + 1),
-        keys.NEXT_NODE: ("node", rows.newest_node + 1),
-    }
-    for key, (name, least) in needed.items():
-        value = rows.counters.get(key)
-        most = MAX_EPOCH + 1 if key == keys.NEXT_EPOCH else keys.MAX_NUMBER >> 1
-        if value is not None and least <= value <= most:
-            continue
-        raw = rows.raw_counters.get(key)
-        what = f"the next {name} number is {'unknown' if value is None else value}"
-        what += f", should be at least {least}"
-        edits = (Edit(key, raw, COUNTERS.encode(least)),)
-        findings.add(Finding(Kind.COUNTER, what, edits=edits))

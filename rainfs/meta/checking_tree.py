@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from rainfs.errors import MetadataForeign
 from rainfs.meta import keys
+from rainfs.meta.checking_faults import KINDS
 from rainfs.meta.checking_findings import MAX_KEPT, Edit, Finding, Findings, Kind
-from rainfs.meta.checking_rows import KINDS
 from rainfs.meta.checking_scratch import Scratch, unsigned
 from rainfs.meta.directory import PROBE_SLOTS, HashName
 from rainfs.meta.engine import Reader
