@@ -1,12 +1,13 @@
 """Processes that act for tests: as other users, or as rivals for a lock or a file's end.
 
 An actor is a fork that runs calls one after another and reports what they returned or which errno
-they gave.  It starts in the root of its place, whose own parents other users may not enter, so every
+they gave.  It starts in the root of its place, whose own parents other users may not enter, so a
 path below that root is handed over relative to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -95,9 +96,18 @@ class Actors:
             actor.kill()
 
 
+def _close_all_but(kept: int) -> None:
+    """Let go of what the parent has open: its locks, and its files without names."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor != kept:
+            with contextlib.suppress(OSError):  # The descriptor of this very listing is gone.
+                os.close(descriptor)
+
+
 def _serve(pipe: Connection, root: Path, uid: int, gid: int, groups: tuple[int, ...]) -> None:
     """Live as the child: run calls until the pipe ends."""
     try:
+        _close_all_but(pipe.fileno())
         os.chdir(root)
         os.umask(0o022)
         os.setgroups(groups)

@@ -295,3 +295,7 @@ def forget_pages(path: PathLike) -> None:
 
 
 NOT_SUPPORTED = errno.EOPNOTSUPP
+
+
+def ioctl(descriptor: int, request: int) -> None:
+    fcntl.ioctl(descriptor, request, bytes(64))

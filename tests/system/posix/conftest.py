@@ -90,12 +90,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     try:
         result = yield
     except BaseException:
-        try:
-            CHECKS.settle()
-        except AssertionError as failed:
-            print(failed)
+        print(CHECKS.settle())
         raise
-    CHECKS.settle()
+    failed = CHECKS.settle()
+    if failed:
+        pytest.fail(failed, pytrace=False)
     return result
 
 
