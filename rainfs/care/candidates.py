@@ -33,7 +33,8 @@ FOLD_WAIT_S = 120.0
 """Small stripes this old are folded though they fill no good part of a stripe."""
 
 FOLD_LEAST_PARTS = 16
-"""But not less than this part of a full stripe, which would come out as a mirror again."""
+"""But not less than this part of a full stripe, unless at once, and never so little that it would
+come out as a mirror again."""
 
 GROUP_STRIPES = 1_024
 """Stripes rewritten together."""
@@ -125,7 +126,9 @@ class Candidates:
         oldest_s = max((now_s - self._small[s].since_s for s in ripe), default=0.0)
         many = 2 * live_bytes >= stripe_bytes or 2 * len(ripe) >= GROUP_STRIPES
         old = oldest_s >= FOLD_WAIT_S or at_once
-        least = max(stripe_bytes // FOLD_LEAST_PARTS, self._layout.small_bytes + 1)
+        least = self._layout.small_bytes + 1
+        if not at_once:
+            least = max(least, stripe_bytes // FOLD_LEAST_PARTS)
         if len(ripe) < 2 or not (many or old) or live_bytes < least:
             return None
         return self._take(self._small, ripe, now_s)
