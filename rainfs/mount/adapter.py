@@ -55,8 +55,15 @@ REPORT_XATTR = b"rainfs.mount"
 DIRECTORY_BYTES = 4096
 NAME_MAX_BYTES = 255
 
-_ASKED_OFTEN = frozenset({b"security.capability", acl.ACCESS, acl.DEFAULT})
-"""Attributes that the kernel itself asks for, the first one before every write."""
+_ASKED_OFTEN = {
+    b"security.capability": errno.ENODATA,
+    acl.ACCESS: errno.ENODATA,
+    acl.DEFAULT: errno.ENODATA,
+    b"security.selinux": errno.EOPNOTSUPP,
+}
+"""Attributes that the kernel asks for before every write, or ls for every file, and what is said of
+an inode that has none.  The label is asked for where the kernel has no SELinux; after this answer
+ls asks no more, but after "no such attribute" it goes on with each file."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -288,11 +295,10 @@ class Adapter(pyfuse3.Operations):
         # Asked before every write of a file: answered from memory, without the wrappers.
         if self._noxattr:
             raise pyfuse3.FUSEError(errno.ENOSYS)
+        if name in _ASKED_OFTEN and self._table.is_plain(inode):
+            raise pyfuse3.FUSEError(_ASKED_OFTEN[name])
         if name == REPORT_XATTR and inode == pyfuse3.ROOT_INODE:
             return encode(self._vfs.report())
-        found = self._table.peek(inode)
-        if found is not None and not found.has_xattrs and name in _ASKED_OFTEN:
-            raise pyfuse3.FUSEError(errno.ENODATA)
         return await self._getxattr(inode, name)
 
     @guarded

@@ -255,7 +255,7 @@ class Attributes:
                     await self.removexattr(inode, name)
                 return
         await self._namespace.setxattr(inode.inode, name, value, now_ns=now)
-        inode.has_xattrs = True
+        self._table.got_xattrs(inode)
         inode.default_acl = None
         self._table.touch(inode.inode)
 

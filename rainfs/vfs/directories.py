@@ -51,10 +51,10 @@ class Directories:
 
     def accepted(self, handle: int, entries: list[Listed | Entry], count: int) -> None:
         """Count the lookups of the first `count` entries, which went to the reader."""
-        looked_up = self._table.looked_up
+        listed = self._table.listed
         for _, cookie, attr in entries[:count]:
             if cookie > DOTDOT_COOKIE:
-                looked_up(attr.inode)
+                listed(attr.inode, has_xattrs=attr.has_xattrs)
         self._handle(handle).accepted(count)
 
     def release(self, handle: int) -> None:

@@ -163,6 +163,8 @@ class InodeTable:
         self._live: OrderedDict[int, Inode] = OrderedDict()
         self.lookups: dict[int, int] = {}
         self.orphans: set[int] = set()
+        self._plain: set[int] = set()
+        """Inodes without extended attributes that the kernel knows; the others were not noted."""
         self.changes = 0
         """Counts changes of stored attributes and names; cached copies compare it."""
 
@@ -237,6 +239,22 @@ class InodeTable:
         """Count one lookup that the kernel will forget later."""
         self.lookups[inode] = self.lookups.get(inode, 0) + 1
 
+    def listed(self, inode: int, *, has_xattrs: bool) -> None:
+        """`looked_up` by a listing, which does not bring the inode into memory."""
+        self.lookups[inode] = self.lookups.get(inode, 0) + 1
+        if not has_xattrs:
+            self._plain.add(inode)
+
+    def is_plain(self, inode: int) -> bool:
+        """Whether the inode is known to have no extended attributes, without reading it."""
+        found = self._live.get(inode)
+        return not found.has_xattrs if found is not None else inode in self._plain
+
+    def got_xattrs(self, inode: Inode) -> None:
+        """Say that the inode has extended attributes from now on."""
+        inode.has_xattrs = True
+        self._plain.discard(inode.inode)
+
     def forget(self, inode: int, count: int) -> None:
         """Take back `count` lookups."""
         left = self.lookups.get(inode, 0) - count
@@ -244,6 +262,7 @@ class InodeTable:
             self.lookups[inode] = left
             return
         self.lookups.pop(inode, None)
+        self._plain.discard(inode)
         self._maybe_release(inode)
 
     def opened(self, inode: Inode) -> None:
@@ -285,5 +304,6 @@ class InodeTable:
     def release_all(self) -> None:
         """Forget every lookup: the kernel is gone."""
         self.lookups.clear()
+        self._plain.clear()
         for inode in list(self.orphans):
             self._maybe_release(inode)

@@ -339,3 +339,33 @@ async def test_directories_know_their_times_and_links_after_every_move(
             await assert_known()
         await vfs.names.rename(two, b"sub", one, b"c", RenameFlag.EXCHANGE)
         await assert_known()
+
+
+async def test_an_inode_known_from_a_listing_is_plain_until_it_gets_an_attribute(
+    autojump_clock: MockClock,
+) -> None:
+    disk = Disk()
+    async with mounted(disk) as mount:
+        for name in (b"plain", b"marked"):
+            mount.vfs.files.release(await mount.create(name))
+        marked = await mount.inode(b"marked")
+        assert marked is not None
+        await mount.vfs.attributes.setxattr(marked, b"user.mark", b"1")
+    async with mounted(disk) as mount:
+        vfs, table = mount.vfs, mount.vfs.table
+        handle = await vfs.directories.open(ROOT_INODE)
+        entries = await vfs.directories.page(handle, 0)
+        vfs.directories.accepted(handle, entries, len(entries))
+        number = {entry.name: entry.attr.inode for entry in entries}
+        assert table.peek(number[b"plain"]) is None, "a listing brings nothing into memory"
+        assert table.is_plain(number[b"plain"])
+        assert not table.is_plain(number[b"marked"])
+        inode = await vfs.attributes.get(number[b"plain"])
+        await vfs.attributes.setxattr(inode, b"user.mark", b"1")
+        assert not table.is_plain(inode.inode)
+        table._live.pop(inode.inode)  # Evicted.
+        assert not table.is_plain(inode.inode)
+        for listed in number.values():
+            table.forget(listed, 1)
+        assert not table._plain
+        vfs.directories.release(handle)
