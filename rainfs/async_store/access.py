@@ -46,8 +46,15 @@ SMOOTHING = 0.2
 INLINE_READ_BYTES = 64 * KIB
 """Reads up to this long are tried without a thread first."""
 
-INLINE_READ_S = 0.002
+INLINE_READ_S = 0.004
 """A lone small read waits for the disk without a thread while reads take no longer than this."""
+
+QUICK_READ_S = 0.000_5
+"""While reads take no longer than this, any small read does: a thread costs more than the wait."""
+
+MAX_COUNTED_READ_S = 2 * INLINE_READ_S
+"""A read counts as no longer than this, so that one stall (of the disk, or of a busy machine's
+scheduler) does not send those after it to threads, which makes a busy machine busier."""
 
 MAX_COMMIT_PUTS = 256
 MAX_WRITER_THREADS = 4
@@ -243,7 +250,7 @@ class AsyncStore:
         """
         if length > INLINE_READ_BYTES:
             return None
-        if self._unanswered or self._read_s > INLINE_READ_S:
+        if self._read_s > (QUICK_READ_S if self._unanswered else INLINE_READ_S):
             return self._store.read(key, offset, length, nowait=True)
         return self._timed_read(key, offset, length, None)
 
@@ -254,7 +261,8 @@ class AsyncStore:
         found = self._store.read(key, offset, length, into=into)
         assert found is not None
         if length <= INLINE_READ_BYTES:
-            self._read_s += (time.perf_counter() - begun_s - self._read_s) * SMOOTHING
+            took_s = min(time.perf_counter() - begun_s, MAX_COUNTED_READ_S)
+            self._read_s += (took_s - self._read_s) * SMOOTHING
         return found
 
     def begin_get(
