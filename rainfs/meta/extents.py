@@ -8,6 +8,7 @@ work that is too large for one transaction leaves a correct file.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -21,13 +22,14 @@ from rainfs.meta.committing import (
     FileUpdate,
 )
 from rainfs.meta.engine import Engine, Reader, Transaction
+from rainfs.meta.extent_cache import ExtentCache, Row, extent_of
 from rainfs.meta.inodes import load_attr, store_attr
 from rainfs.meta.namespace import check_size
 from rainfs.meta.pieces import left_part
 from rainfs.meta.records import ATTRS, EXTENTS, ExtentRecord
 from rainfs.meta.sessions import Session
 from rainfs.meta.stripes import Changes, apply_changes, load_view
-from rainfs.model import Attr, Extent, InodeNumber, StripeId, StripeView
+from rainfs.model import MAX_FILE_BYTES, Attr, Extent, InodeNumber, StripeId, StripeView
 
 __all__ = ["MAX_BLOCKS_PER_STRIPE", "Extents", "FileUpdate"]
 
@@ -49,14 +51,46 @@ class Extents:
     def __init__(self, engine: Engine, session: Session) -> None:
         self._engine = engine
         self._session = session
+        self._known = ExtentCache()
 
-    async def find(self, inode: InodeNumber, start: int, stop: int, *, limit: int) -> list[Extent]:
+    def known(self, inode: InodeNumber, start: int, stop: int) -> Sequence[Extent] | None:
+        """Return what `find` would, without its limit, where that is in memory; else None.
+
+        The read-write session alone may keep extents: nobody else changes what its files hold.
+        Another process may move bytes to other stripes (a reader that finds a stripe gone calls
+        `forget`).
+        """
+        return self._known.find(inode, start, stop)
+
+    def forget(self, inode: InodeNumber) -> None:
+        """Read the extents of a file from the engine again, not from memory."""
+        self._known.forget(inode)
+
+    async def find(
+        self, inode: InodeNumber, start: int, stop: int, *, limit: int
+    ) -> Sequence[Extent]:
         """Return at most `limit` extents that overlap `[start, stop)`, in order, not clipped."""
+        known = self._known.find(inode, start, stop)
+        if known is not None:
+            return known[:limit]
+        width = 0 if self._session.read_only else self._known.width(inode)
+        generation = self._known.generation
 
-        async def body(reader: Reader) -> list[Extent]:
-            return await _overlapping(reader, inode, start, stop, limit)
+        async def body(reader: Reader) -> tuple[list[Row], int]:
+            if width:
+                rows = await _overlapping(reader, inode, start, MAX_FILE_BYTES, width)
+                known_to = MAX_FILE_BYTES if len(rows) < width else _end_of(rows[-1])
+                if known_to >= stop:
+                    return rows, known_to
+            rows = await _overlapping(reader, inode, start, stop, limit)
+            return rows, stop if len(rows) < limit else _end_of(rows[-1])
 
-        return await self._engine.read(body)
+        rows, known_to = await self._engine.read(body)
+        if width and generation == self._known.generation:
+            begin = min(start, keys.second_of(rows[0][0])) if rows else start
+            self._known.learn(inode, begin, known_to, rows, asked_to=stop)
+        wanted = bisect_left(rows, (keys.extent_key(inode, stop), b""))
+        return [extent_of(*row) for row in rows[: min(wanted, limit)]]
 
     async def view(self, stripe: StripeId) -> StripeView | None:
         """Return what a stripe is and where its shards are, None if it is gone."""
@@ -79,7 +113,15 @@ class Extents:
         MetadataForeign if the rows do not fit together.
         """
         work = Commit(self._session, stripes, files)
-        while not await self._engine.run(work.step):
+        inodes = {block.inode for view in stripes for block in view.stripe.blocks}
+        while True:
+            try:
+                done = await self._engine.run(work.step)
+            finally:
+                for inode in inodes:
+                    self._known.forget(inode)
+            if done:
+                return
             work.advance()
             await trio.lowlevel.checkpoint()
 
@@ -103,7 +145,7 @@ class Extents:
             store_attr(transaction, attr)
             return attr, attr.size == size
 
-        return await self._repeat(step)
+        return await self._repeat(inode, step)
 
     async def reap(self, inode: InodeNumber) -> None:
         """Free an orphan that nobody holds any more, and all it owns; in bounded steps.
@@ -133,7 +175,7 @@ class Extents:
             await self._forget_orphan(transaction, inode)
             return None, True
 
-        await self._repeat(step)
+        await self._repeat(inode, step)
 
     async def orphans(self) -> list[InodeNumber]:
         """Return at most MAX_ORPHANS inodes that ended sessions left without a name."""
@@ -159,9 +201,14 @@ class Extents:
             transaction.delete(keys.orphan_key(epoch, inode))
             start, _ = keys.table_after(b"O", epoch)
 
-    async def _repeat(self, step: Callable[[Transaction], Awaitable[tuple[R, bool]]]) -> R:
+    async def _repeat(
+        self, inode: InodeNumber, step: Callable[[Transaction], Awaitable[tuple[R, bool]]]
+    ) -> R:
         while True:
-            result, done = await self._engine.run(step)
+            try:
+                result, done = await self._engine.run(step)
+            finally:
+                self._known.forget(inode)
             if done:
                 return result
             await trio.lowlevel.checkpoint()
@@ -181,7 +228,7 @@ async def _free_tail(transaction: Transaction, attr: Attr, size: int) -> Attr:
     changes: Changes = {}
     allocated, reached = attr.allocated, attr.size
     for key, raw in rows[:FREED_PER_STEP]:
-        extent = _extent_of(key, raw)
+        extent = extent_of(key, raw)
         if extent.offset + extent.length <= size:
             break
         kept = left_part(extent, size)
@@ -204,24 +251,18 @@ async def _free_tail(transaction: Transaction, attr: Attr, size: int) -> Attr:
 
 async def _overlapping(
     reader: Reader, inode: InodeNumber, start: int, stop: int, limit: int
-) -> list[Extent]:
+) -> list[Row]:
     rows = await reader.scan(
         keys.extent_key(inode, start), keys.extent_key(inode, stop), limit=limit
     )
-    found = [_extent_of(key, raw) for key, raw in rows]
-    if start > 0 and not (found and found[0].offset == start):
+    if start > 0 and not (rows and keys.second_of(rows[0][0]) == start):
         before = await reader.scan(
             keys.extent_key(inode, 0), keys.extent_key(inode, start), limit=1, reverse=True
         )
-        if before:
-            extent = _extent_of(*before[0])
-            if extent.offset + extent.length > start:
-                found.insert(0, extent)
-    return found[:limit]
+        if before and _end_of(before[0]) > start:
+            rows.insert(0, before[0])
+    return rows[:limit]
 
 
-def _extent_of(key: bytes, raw: bytes) -> Extent:
-    record = EXTENTS.decode(raw)
-    return Extent(
-        keys.second_of(key), record.length, record.stripe, record.block, record.block_offset
-    )
+def _end_of(row: Row) -> int:
+    return keys.second_of(row[0]) + EXTENTS.decode(row[1]).length

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from rainfs.model import KIB, InodeNumber, StripeId, StripeView
+from rainfs.model import KIB, Block, InodeNumber, StripeId, StripeView
 
 SMALL_BLOCK_BYTES = 64 * KIB
 """Blocks up to this length can be whole small files."""
@@ -35,6 +35,11 @@ class _Seen:
         self.proposed = False
 
 
+def may_be_company(block: Block) -> bool:
+    """Whether a block may be a whole small file."""
+    return block.length <= SMALL_BLOCK_BYTES and not block.file_offset
+
+
 class Company:
     """Watches reads and proposes blocks."""
 
@@ -44,7 +49,7 @@ class Company:
     def note(self, view: StripeView, index: int, now_s: float) -> list[int]:
         """Note a read of block `index`; returns the blocks that should be fetched along."""
         block = view.stripe.blocks[index]
-        if block.length > SMALL_BLOCK_BYTES or block.file_offset:
+        if not may_be_company(block):
             return []
         key = (view.id, block.shard)
         seen = self._seen.get(key)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 
 import trio
@@ -23,7 +24,7 @@ from rainfs.errors import ArrayError, InputOutput
 from rainfs.meta.extents import Extents
 from rainfs.model import MIB, Extent, StripeId, StripeView
 from rainfs.vfs.buffer import Buffer
-from rainfs.vfs.company import Company
+from rainfs.vfs.company import Company, may_be_company
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.options import VfsOptions
 
@@ -81,13 +82,17 @@ class StripeRows:
         self._bytes = 0
         self._rows: OrderedDict[StripeId, StripeView] = OrderedDict()
 
-    async def get(self, stripe: StripeId) -> StripeView | None:
-        """Return the row, or None when the stripe is no more."""
+    def peek(self, stripe: StripeId) -> StripeView | None:
+        """Return the row if it is in memory."""
         row = self._rows.get(stripe)
         if row is not None:
             self._rows.move_to_end(stripe)
-            return row
-        return await self.reload(stripe)
+        return row
+
+    async def get(self, stripe: StripeId) -> StripeView | None:
+        """Return the row, or None when the stripe is no more."""
+        row = self.peek(stripe)
+        return row if row is not None else await self.reload(stripe)
 
     async def reload(self, stripe: StripeId) -> StripeView | None:
         """Read the row again."""
@@ -141,9 +146,14 @@ class Reader:
                 return self._assemble(offset, stop, found)
             before = len(found)
             try:
-                for start, end in gaps:
-                    await self._fetch(inode, start, end, found)
+                data = None if before else await self._read_one(inode, offset, stop)
+                if data is not None:
+                    found.append((offset, data))
+                else:
+                    for start, end in gaps:
+                        await self._fetch(inode, start, end, found)
             except _StripeGone:
+                self._extents.forget(inode.inode)
                 replans = 0 if len(found) > before else replans + 1
                 gaps = _still_missing(gaps, found)
                 continue
@@ -153,6 +163,31 @@ class Reader:
                 await self._look_ahead(inode, stop, cursor)
             return self._assemble(offset, stop, found)
         raise InputOutput(f"inode {inode.inode} at {offset}: its stripes kept changing")
+
+    async def _read_one(self, inode: Inode, offset: int, stop: int) -> Buffer | None:
+        """Return committed bytes that lie in one block, when it is in memory which that is.
+
+        None: go the long way.
+        """
+        known = self._extents.known(inode.inode, offset, stop)
+        if known is None or len(known) != 1:
+            return None
+        (extent,) = known
+        if extent.offset > offset or extent.offset + extent.length < stop:
+            return None
+        view = self._rows.peek(extent.stripe)
+        if view is None:
+            return None
+        self._fetch_company(view, extent.block)
+        inner = extent.block_offset + offset - extent.offset
+        wanted = (Wanted(extent.block, inner, stop - offset),)
+        try:
+            (data,) = await self._array.read(view, wanted, partial(self._rows.reload, view.id))
+        except ArrayError:
+            if await self._rows.reload(view.id) is None:
+                raise _StripeGone from None
+            raise
+        return data
 
     def _assemble(self, start: int, stop: int, found: list[tuple[int, Buffer]]) -> Buffer:
         """Join what was found; the rest is zeros.  No checkpoint from here to the reply."""
@@ -203,21 +238,23 @@ class Reader:
 
     def _fetch_company(self, view: StripeView, block: int) -> None:
         """Have the small files that lie beside this one fetched, if they are likely wanted."""
+        if not may_be_company(view.stripe.blocks[block]):
+            return
         along = self._company.note(view, block, trio.current_time())
         if along:
             self._array.prefetch(view, along, partial(self._rows.reload, view.id))
 
-    async def _scan(self, inode: Inode, start: int, stop: int) -> list[Extent]:
+    async def _scan(self, inode: Inode, start: int, stop: int) -> Sequence[Extent]:
         extents = await self._extents.find(inode.inode, start, stop, limit=EXTENTS_PER_SCAN)
         if len(extents) < EXTENTS_PER_SCAN:
             return extents
-        every = extents
+        every = list(extents)
         while len(extents) == EXTENTS_PER_SCAN:
             last = extents[-1]
             extents = await self._extents.find(
                 inode.inode, last.offset + last.length, stop, limit=EXTENTS_PER_SCAN
             )
-            every = every + extents
+            every += extents
         return every
 
     async def _look_ahead(self, inode: Inode, stop: int, cursor: Cursor) -> None:
