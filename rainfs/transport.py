@@ -82,6 +82,11 @@ class Stream:
         """Whether there is something to receive within `most_ms`; the event loop stands still."""
         return not self._closed and bool(self._poll.poll(most_ms))
 
+    @property
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
     async def wait_readable(self) -> None:
         """Return once there is something to receive."""
         await self._ready(trio.lowlevel.wait_readable)

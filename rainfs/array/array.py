@@ -22,6 +22,7 @@ from rainfs.array.cache import BlockCache
 from rainfs.array.fetch import Fetcher
 from rainfs.array.health import HealthPoll
 from rainfs.array.late import LateWatch
+from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members
 from rainfs.array.reader import Reader
 from rainfs.array.space import living_code, space_of
@@ -88,7 +89,8 @@ class Array:
         self._poll = HealthPoll(self._members, self._background, chance)
         self._writer = Writer(self._members, self._watch, self._background, chance, deadline_s)
         self._cache = BlockCache(cache_bytes)
-        fetcher = Fetcher(self._members, self._watch, self._background)
+        self._linger = Linger()
+        fetcher = Fetcher(self._members, self._watch, self._background, self._linger)
         self._reader = Reader(fetcher, self._cache, self._background, deadline_s)
         self._started = False
 
@@ -124,6 +126,13 @@ class Array:
         await self._poll.probe_all()
         for member in self._members:
             self._poll.watch(member)
+
+    def yield_to(self, fd: int) -> None:
+        """Let lone small reads wait for nodes on the thread itself until `fd` becomes readable.
+
+        `fd` is what tells that somebody else wants something of this thread.
+        """
+        self._linger.yield_to(fd)
 
     async def aclose(self) -> None:
         """End all background work and all sessions."""

@@ -12,11 +12,12 @@ until the shard is stat'ed.  Retrying a call is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import trio
 
+from rainfs.array.linger import Linger
 from rainfs.errors import RainError
 from rainfs.model import NodeHealth, ShardInfo, ShardKey, VolumeId
 
@@ -25,6 +26,7 @@ __all__ = [
     "BackendFactory",
     "BegunPut",
     "Buffer",
+    "Lingering",
     "NodeHealth",
     "PutBeginner",
     "ShardInfo",
@@ -127,6 +129,21 @@ class PutBeginner(Protocol):
 
         `over` is called exactly once, later, with None or an error that `put` may raise, unless
         the put is abandoned.
+        """
+        ...
+
+
+@runtime_checkable
+class Lingering(Protocol):
+    """What a backend may offer besides: small gets without a turn of the scheduler."""
+
+    def get_soon(
+        self, key: ShardKey, offset: int, length: int, linger: Linger
+    ) -> memoryview | Awaitable[memoryview]:
+        """Ask as `Backend.get` does, and wait as long as `linger` says.
+
+        Returns the bytes if they came by then, otherwise what the caller awaits for them, without
+        a checkpoint before that.  Raises what `Backend.get` raises; so does what is awaited.
         """
         ...
 

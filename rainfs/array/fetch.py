@@ -11,7 +11,7 @@ than the caller waits (the deadline is the caller's cancel scope).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import NamedTuple
 
 import trio
@@ -19,6 +19,7 @@ import trio
 from rainfs.array.background import Background
 from rainfs.array.late import TICK_S, LateWatch, Watched
 from rainfs.array.latency import get_kind
+from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members
 from rainfs.array.values import Refresh
 from rainfs.erasure.codec import codec_for
@@ -121,8 +122,11 @@ class _LateGet(Watched):
 class Fetcher:
     """Gets ranges of shards of any stripe."""
 
-    def __init__(self, members: Members, watch: LateWatch, background: Background) -> None:
+    def __init__(
+        self, members: Members, watch: LateWatch, background: Background, linger: Linger
+    ) -> None:
         self._members = members
+        self._linger = linger
         self._watch = watch
         self._background = background
         self._threads = trio.CapacityLimiter(DECODE_THREADS)
@@ -241,11 +245,14 @@ class Fetcher:
     ) -> memoryview:
         """Get from one node, and let `members` know how that went."""
         begun_s = trio.current_time()
+        self._linger.under_way += 1
         try:
             data = await member.backend.get(ShardKey(view.id, shard), start, stop - start)
         except StorageError as error:
             self._members.failed(member, error)
             raise
+        finally:
+            self._linger.under_way -= 1
         self._members.answered(member, get_kind(stop - start), trio.current_time() - begun_s)
         return data
 
@@ -255,22 +262,34 @@ class Fetcher:
         """Get from the shard's own node; once that is late, race it with the others."""
         kind = get_kind(stop - start)
         begun_s = trio.current_time()
-        late = _LateGet(
-            begun_s + self._members.late_after_s(kind), self, view, Run(shard, start, stop)
-        )
-        self._watch.add(late)
+        key = ShardKey(view.id, shard)
+        self._linger.under_way += 1
         try:
-            with late.scope:
-                data = await member.backend.get(ShardKey(view.id, shard), start, stop - start)
-                self._members.answered(member, kind, trio.current_time() - begun_s)
-                return data
+            if member.lingering is None:
+                waiting: Awaitable[memoryview] = member.backend.get(key, start, stop - start)
+            else:
+                got = member.lingering.get_soon(key, start, stop - start, self._linger)
+                if isinstance(got, memoryview):
+                    self._members.answered(member, kind, trio.current_time() - begun_s)
+                    return got
+                waiting = got
+            run = Run(shard, start, stop)
+            late = _LateGet(begun_s + self._members.late_after_s(kind), self, view, run)
+            self._watch.add(late)
+            try:
+                with late.scope:
+                    data = await waiting
+                    self._members.answered(member, kind, trio.current_time() - begun_s)
+                    return data
+            finally:
+                self._watch.remove(late)
+                if late.hedge is not None:
+                    late.hedge.cancel()
         except StorageError as error:
             self._members.failed(member, error)
             raise
         finally:
-            self._watch.remove(late)
-            if late.hedge is not None:
-                late.hedge.cancel()
+            self._linger.under_way -= 1
         member.latency.observe(kind, trio.current_time() - begun_s)
         assert late.won is not None
         return late.won

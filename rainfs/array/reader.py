@@ -116,10 +116,13 @@ class Reader:
                 f"stripe {view.id:x} could not be read within {self._deadline_s:g} s"
             )
         except ArrayUnavailable:
-            if len(self._gave_up) >= MAX_GAVE_UP:
-                self._gave_up.clear()
-            self._gave_up[view.id] = trio.current_time()
+            self._give_up(view.id)
             raise
+
+    def _give_up(self, stripe: StripeId) -> None:
+        if len(self._gave_up) >= MAX_GAVE_UP:
+            self._gave_up.clear()
+        self._gave_up[stripe] = trio.current_time()
 
     def prefetch(self, view: StripeView, blocks: Sequence[int], refresh: Refresh) -> None:
         """Fetch whole blocks in the background; see `Array.prefetch`."""
@@ -165,30 +168,31 @@ class Reader:
 
         None: `_read` has to do it.
         """
-        (block,) = _blocks(view, (want,))
-        held = self._cache.get(view.id, want.block)
+        index = want.block
+        held = self._cache.get(view.id, index)
+        block = _block(view, want)
         if held is not None:
             return _cut(held, want)
-        if (view.id, want.block) in self._flights:
+        if (view.id, index) in self._flights:
             return None
         if block.compression is not Compression.NONE:
             return None
-        start = block.shard_offset + want.offset
         if want.length < block.length:
+            start = block.shard_offset + want.offset
             return await self._fetcher.quick(view, Run(block.shard, start, start + want.length))
         if block.stored > SMALL_BLOCK_BYTES:
             return None
         flight = _Flight()
-        self._flights[view.id, want.block] = flight
+        self._flights[view.id, index] = flight
         try:
-            data = await self._fetcher.quick(view, _whole(view, want.block))
+            data = await self._fetcher.quick(view, _whole(view, index))
             if data is None or crc32c(data) != block.crc32c:
                 return None
-            flight.blocks[want.block] = data
-            self._cache.put(view.id, {want.block: data}, len(data))
+            flight.blocks[index] = data
+            self._cache.put(view.id, {index: data}, len(data))
             return data
         finally:
-            self._land(view, (want.block,), flight)
+            self._land(view, (index,), flight)
 
     async def _read(
         self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh
@@ -353,17 +357,18 @@ def _exclusions(view: StripeView, shard: int) -> Iterator[set[int]]:
             yield {shard, *further}
 
 
-def _blocks(view: StripeView, wanted: Sequence[Wanted]) -> list[Block]:
+def _block(view: StripeView, want: Wanted) -> Block:
     table = view.stripe.blocks
-    found: list[Block] = []
-    for want in wanted:
-        if not 0 <= want.block < len(table):
-            raise InputError(f"stripe {view.id:x} has no block {want.block}")
-        block = table[want.block]
-        if want.offset < 0 or want.length < 0 or want.offset + want.length > block.length:
-            raise InputError(f"stripe {view.id:x}: bytes beyond block {want.block}")
-        found.append(block)
-    return found
+    if not 0 <= want.block < len(table):
+        raise InputError(f"stripe {view.id:x} has no block {want.block}")
+    block = table[want.block]
+    if want.offset < 0 or want.length < 0 or want.offset + want.length > block.length:
+        raise InputError(f"stripe {view.id:x}: bytes beyond block {want.block}")
+    return block
+
+
+def _blocks(view: StripeView, wanted: Sequence[Wanted]) -> list[Block]:
+    return [_block(view, want) for want in wanted]
 
 
 def _partial(block: Block, want: Wanted) -> bool:

@@ -124,6 +124,7 @@ async def run_mount(request: MountRequest, ready: Callable[[Sequence[str]], None
                 request.options,
                 source=request.url,
                 ready=lambda: ready(remarks),
+                yield_to=array.yield_to,
             )
             with trio.CancelScope(shield=True):
                 caretaker.stop()

@@ -29,6 +29,7 @@ from rainfs.mount.mountpoint import (
     MS_NOSUID,
     MS_RDONLY,
     absolute,
+    fuse_channels,
     mount_fuse,
     mount_of,
     prepare,
@@ -77,10 +78,12 @@ async def serve_mount(
     *,
     source: str,
     ready: Callable[[], None],
+    yield_to: Callable[[int], None],
 ) -> None:
     """Mount `vfs`, which has been started, and serve it until it is unmounted or we are told to go.
 
-    `ready` is called once the mount answers.  SIGTERM and SIGINT unmount, lazily if it is busy.
+    `ready` is called once the mount answers; `yield_to` hears of the descriptor that becomes
+    readable with the kernel's next request.  SIGTERM and SIGINT unmount, lazily if it is busy.
 
     Raises: MountPointError; what `VFS.close` raises when bytes could not be flushed.
     """
@@ -99,6 +102,8 @@ async def serve_mount(
             pyfuse3.init(adapter, str(path), _user_options(options, source))
         except RuntimeError as error:
             raise MountPointError(f"cannot mount on {path}: {error}") from error
+    for channel in fuse_channels():
+        yield_to(channel)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_announce, path, ready)

@@ -8,6 +8,7 @@ one that a dead process left behind was taken away.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -138,6 +139,16 @@ def mount_fuse(mountpoint: Path, source: str, flags: int, *, allow_other: bool) 
         os.close(device)
         raise MountPointError(f"cannot mount on {mountpoint}: {reason}")
     return device
+
+
+def fuse_channels() -> list[int]:
+    """Return this process's descriptors on which the kernel sends requests."""
+    found: list[int] = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(entry) == "/dev/fuse":
+                found.append(int(entry.name))
+    return found
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:

@@ -64,6 +64,11 @@ class Begun:
         """Await it no longer: nothing refers to its payload then, and `over` is not called."""
         self._link.abandon(self._request, self)
 
+    @property
+    def fileno(self) -> int:
+        """What becomes readable with the answer, or with another one."""
+        return self._link.fileno
+
     def stay(self, most_ms: int) -> bool:
         """Let the event loop stand still until bytes come, for `most_ms` at most; deliver them."""
         return self._link.stay(most_ms)
@@ -154,6 +159,11 @@ class Link:
             if received < len(space):
                 return True
         return False
+
+    @property
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._stream.fileno
 
     def stay(self, most_ms: int) -> bool:
         """Wait for bytes in line, for `most_ms` at most, and deliver them; False if none came."""
