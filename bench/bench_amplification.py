@@ -4,7 +4,7 @@
 
 Two cases on volumes of their own: a sustained stream of random 4 KiB overwrites, and overwrites
 with an fsync each.  Told three times: when the last write was durable, with what compaction had
-done by then in the background; once the nodes have written nothing for REST_S, when garbage has been
+done by then in the background; once the nodes have written nothing for REST_S, when garbage is
 compacted and small stripes are folded; and after `rainfs gc`, which also puts files in many pieces
 in order: a price that comes once, not with every write.  "/ code" is the ratio to what the code
 itself costs, (k+m)/k.
