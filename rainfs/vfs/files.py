@@ -5,7 +5,9 @@ to know how bytes get to the array (`flush`) and back (`reader`).
 
 Invariants:
 - write() answers once the bytes are in the dirty map; ENOSPC is decided there.
-- A failed background flush is told once, by the next close; fsync always tells the truth.
+- A failed background flush is told once through each handle, by fsync or close, also to handles
+  opened later as long as nobody was told; fsync always tells the truth.  Once the bytes are
+  committed after all, nothing was lost and nobody is told.
 """
 
 from __future__ import annotations
@@ -27,11 +29,22 @@ from rainfs.vfs.room import Room
 class Handle:
     """One open file."""
 
-    __slots__ = ("cursor", "inode")
+    __slots__ = ("cursor", "inode", "told")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.cursor = Cursor()
+        self.told = inode.failure if inode.failure_told else None
+        """The failure that need not be told through this handle any more."""
+
+    def tell(self) -> Exception | None:
+        """Return the failure that was not told through this handle yet."""
+        inode = self.inode
+        if inode.failure is None or inode.failure is self.told:
+            return None
+        self.told = inode.failure
+        inode.failure_told = True
+        return inode.failure
 
 
 class Files:
@@ -112,13 +125,18 @@ class Files:
         return data
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Write all of `data`.  Raises: NoSpace, FileTooLarge, InputOutput."""
+        """Write `data`, or what of it lies within the largest file; returns how much.
+
+        Raises: NoSpace, FileTooLarge, InputOutput.
+        """
         self.served += 1
         inode = self._handle(handle).inode
+        if offset + len(data) > MAX_FILE_BYTES:
+            if offset >= MAX_FILE_BYTES:
+                raise FileTooLarge(f"from byte {offset}")
+            data = data[: MAX_FILE_BYTES - offset]
         length = len(data)
         stop = offset + length
-        if stop > MAX_FILE_BYTES:
-            raise FileTooLarge(f"up to byte {stop}")
         flusher = self._flusher
         while not (flusher.admits(length) and self._room.has(length)):
             await flusher.admit(length)
@@ -135,16 +153,19 @@ class Files:
 
     def flush(self, handle: int) -> None:
         """Tell, once, of a background flush that failed.  Raises: that failure."""
-        inode = self._handle(handle).inode
-        failure, inode.failure = inode.failure, None
+        failure = self._handle(handle).tell()
         if failure is not None:
             raise failure
 
     async def fsync(self, handle: int) -> None:
         """Make the file's bytes and attributes survive a power cut.  Raises: why they do not."""
-        inode = self._handle(handle).inode
-        await self._flusher.flush(inode)
-        inode.failure = None
+        opened = self._handle(handle)
+        try:
+            await self._flusher.flush(opened.inode)
+        except BaseException:
+            opened.tell()
+            raise
+        opened.inode.failure = None
         await self._flusher.durable()
 
     def release(self, handle: int) -> None:

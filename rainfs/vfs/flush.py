@@ -312,6 +312,7 @@ class Flusher:
         batch.retry_at = trio.current_time() + self._options.retry_s
         for part in batch.parts:
             part.inode.failure = error
+            part.inode.failure_told = False
         batch.settled.set()
         blocked = {part.inode for part in batch.parts}
         for other in self._batches:

@@ -43,6 +43,7 @@ class Inode:
         "dirty",
         "dirty_since",
         "failure",
+        "failure_told",
         "freed",
         "gid",
         "has_xattrs",
@@ -82,7 +83,9 @@ class Inode:
         self.barrier = False
         """While set, no new flush of this inode starts (truncate waits for the running ones)."""
         self.failure: Exception | None = None
-        """A background flush failed since anyone was told."""
+        """Why the last flush of it failed; None once all is committed."""
+        self.failure_told = False
+        """Whether anybody was told of `failure`."""
         self.lock = trio.Lock()
         self.stale = False
         """Some stored attribute is newer than what is here."""
