@@ -149,7 +149,7 @@ ROWS = [
     Row(
         "copy_file_range",
         lambda p: _copied(p / "d" / "inner", p / "f"),
-        {"f": "mc"},
+        {"f": "mc", "d/inner": "A"},
         only_mount=True,
     ),
     # Reading.
