@@ -194,12 +194,8 @@ class VolumeTables:
                 self.drop(key, raw, f"session {epoch} can never have been")
             else:
                 self._note(keys.NEXT_EPOCH, epoch)
-        for key, raw, node in self._misfiled:
-            edits = [Edit(key, raw, None)]
-            if node.number not in self.nodes and 1 <= node.number <= MAX_BELIEVED_NUMBER:
-                edits.append(Edit(keys.node_key(node.number), None, raw))
-            what = f"the row of node {node.number} stands at {keys.number_of(key)}"
-            self._findings.add(Finding(Kind.BAD_ROW, what, edits=tuple(edits)))
+        if self._misfiled:
+            self._file_again()
         names = {keys.NEXT_EPOCH: "session", keys.NEXT_INODE: "inode", keys.NEXT_NODE: "node"}
         for key, name in names.items():
             least = self._newest[key] + 1
@@ -211,3 +207,14 @@ class VolumeTables:
             what += f", should be at least {least}"
             edit = Edit(key, self._raw_counters.get(key), COUNTERS.encode(least))
             self._findings.add(Finding(Kind.COUNTER, what, edits=(edit,)))
+
+    def _file_again(self) -> None:
+        """Put rows of nodes where they say to belong, all at once: they may have changed places."""
+        old = {key: raw for key, raw, _ in self._misfiled}
+        new: dict[bytes, bytes] = {}
+        for _, raw, node in self._misfiled:
+            if node.number not in self.nodes and 1 <= node.number <= MAX_BELIEVED_NUMBER:
+                new.setdefault(keys.node_key(node.number), raw)
+        what = "rows of nodes stand at " + ", ".join(str(keys.number_of(key)) for key in old)
+        edits = tuple(Edit(key, old.get(key), new.get(key)) for key in {**old, **new})
+        self._findings.add(Finding(Kind.BAD_ROW, what, edits=edits))
