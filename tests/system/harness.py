@@ -141,7 +141,7 @@ class StorageNode:
                 [*RAINFS, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Return once the daemon accepts connections."""
 
         def accepts() -> bool:
@@ -151,7 +151,7 @@ class StorageNode:
                 return True
             return False
 
-        wait_until(accepts, f"{self.name} accepts connections")
+        wait_until(accepts, f"{self.name} accepts connections", timeout_s)
 
     def kill(self) -> None:
         """End it as a power switch would."""

@@ -29,6 +29,9 @@ STEPS_PER_REMOUNT = {False: 4_000, True: 10_000}
 DOWN_S = (0.2, 2.5)
 """How long nodes stay away."""
 
+PATIENCE_S = 300
+"""A busy machine takes long to start a process; what is tested here are bytes."""
+
 BETWEEN_S = (0.5, 3.0)
 """How long all are there."""
 
@@ -70,11 +73,11 @@ class Trouble:
         for node in victims:
             node.start()
         for node in victims:
-            node.wait_ready()
+            node.wait_ready(PATIENCE_S)
         wait_until(
             lambda: self._over.is_set() or nodes_seen(self._cluster) == {"up"},
             f"the mount sees {names} again",
-            timeout_s=120,
+            timeout_s=PATIENCE_S,
         )
         self._torture.note(f"{names} are back")
 
