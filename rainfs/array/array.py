@@ -19,6 +19,7 @@ from rainfs.array.backend import Backend, BackendFactory, Buffer
 from rainfs.array.backends import registry
 from rainfs.array.background import Background
 from rainfs.array.cache import BlockCache
+from rainfs.array.counts import ReadCounts
 from rainfs.array.fetch import Fetcher
 from rainfs.array.health import HealthPoll
 from rainfs.array.late import LateWatch
@@ -90,7 +91,9 @@ class Array:
         self._writer = Writer(self._members, self._watch, self._background, chance, deadline_s)
         self._cache = BlockCache(cache_bytes)
         self._linger = Linger()
-        fetcher = Fetcher(self._members, self._watch, self._background, self._linger)
+        self._fetcher = fetcher = Fetcher(
+            self._members, self._watch, self._background, self._linger
+        )
         self._reader = Reader(fetcher, self._cache, self._background, deadline_s)
         self._started = False
 
@@ -229,6 +232,11 @@ class Array:
     def health(self) -> list[NodeStatus]:
         """Return every node's state and last report."""
         return self._members.statuses()
+
+    @property
+    def read_counts(self) -> ReadCounts:
+        """What reading has cost so far."""
+        return self._fetcher.counts
 
     def backend(self, number: NodeNumber) -> Backend | None:
         """Return the session to a node, or None for a number that is no member."""

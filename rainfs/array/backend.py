@@ -12,7 +12,7 @@ until the shard is stat'ed.  Retrying a call is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import trio
@@ -24,9 +24,10 @@ from rainfs.model import NodeHealth, ShardInfo, ShardKey, VolumeId
 __all__ = [
     "Backend",
     "BackendFactory",
+    "BegunGet",
     "BegunPut",
     "Buffer",
-    "Lingering",
+    "GetBeginner",
     "NodeHealth",
     "PutBeginner",
     "ShardInfo",
@@ -133,18 +134,32 @@ class PutBeginner(Protocol):
         ...
 
 
+class BegunGet(Protocol):
+    """A get that awaits its answer."""
+
+    def linger(self, linger: Linger) -> bool:
+        """Wait as long as `linger` says, while the event loop stands still; whether it is over."""
+        ...
+
+    async def rest(self) -> memoryview:
+        """Return the bytes, waiting for them with everybody else.  Raises: what `get` raises."""
+        ...
+
+    def result(self) -> memoryview:
+        """Return the bytes of a get that is over.  Raises: what `get` raises."""
+        ...
+
+    def abandon(self) -> None:
+        """Await it no longer; nothing for one that is over."""
+        ...
+
+
 @runtime_checkable
-class Lingering(Protocol):
-    """What a backend may offer besides: small gets without a turn of the scheduler."""
+class GetBeginner(Protocol):
+    """What a backend may offer besides: small gets without tasks and turns of the scheduler."""
 
-    def get_soon(
-        self, key: ShardKey, offset: int, length: int, linger: Linger
-    ) -> memoryview | Awaitable[memoryview]:
-        """Ask as `Backend.get` does, and wait as long as `linger` says.
-
-        Returns the bytes if they came by then, otherwise what the caller awaits for them, without
-        a checkpoint before that.  Raises what `Backend.get` raises; so does what is awaited.
-        """
+    def begin_get(self, key: ShardKey, offset: int, length: int) -> BegunGet | None:
+        """Begin a get and return at once; None where that takes waiting: then call `get`."""
         ...
 
 

@@ -1,7 +1,8 @@
 """Gets ranges of shards, by whatever way still leads to them.
 
-Owns the ways: the node that holds the shard; while that is late, any k others at the same time;
-when it is silent or its shard is gone or corrupt, the others at once.  Refuses to know blocks.
+Owns the ways: the node that holds the shard; while that is late, any k others at the same time
+(`gathering`); when it is silent or its shard is gone or corrupt, the others at once.  Refuses to
+know blocks.
 
 Invariants: the first way that succeeds wins and the others are cancelled; a shard counts as lost
 only when its node said so, and after the stripe's row was read again; nothing is asked for longer
@@ -17,25 +18,22 @@ from typing import NamedTuple
 import trio
 
 from rainfs.array.background import Background
+from rainfs.array.counts import ReadCounts
+from rainfs.array.gathering import LOSSES, Gatherer, TooFew
 from rainfs.array.late import TICK_S, LateWatch, Watched
 from rainfs.array.latency import get_kind
 from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members
 from rainfs.array.values import Refresh
-from rainfs.erasure.codec import codec_for
 from rainfs.errors import (
     InputError,
     RainError,
-    ShardCorrupt,
-    ShardMissing,
     StorageError,
     StripeLost,
 )
 from rainfs.model import (
-    KIB,
     NO_NODE,
     CodeKind,
-    NodeState,
     ShardKey,
     StripeView,
 )
@@ -47,16 +45,6 @@ MAX_HEDGES = 32
 
 RETRY_S = 0.25
 """Longest pause before a read that lacks shards looks again."""
-
-INLINE_DECODE_BYTES = 256 * KIB
-"""Longer reconstructions run in a worker thread."""
-
-DECODE_THREADS = 2
-
-_LOSSES = (ShardMissing, ShardCorrupt, InputError)
-"""What says that a shard is not there as recorded; InputError: it is shorter than that."""
-
-_RANK = {NodeState.UP: 0, NodeState.DRAINING: 0, NodeState.SUSPECT: 1, NodeState.DOWN: 2}
 
 
 class Run(NamedTuple):
@@ -96,10 +84,6 @@ class Source:
                 self._renewing = None
 
 
-class TooFew(StorageError):
-    """Fewer shards than needed could be had now.  Raised inside `fetch` only."""
-
-
 class _LateGet(Watched):
     """A get from a shard's own node that is raced with the others once it is late."""
 
@@ -129,7 +113,8 @@ class Fetcher:
         self._linger = linger
         self._watch = watch
         self._background = background
-        self._threads = trio.CapacityLimiter(DECODE_THREADS)
+        self.counts = ReadCounts()
+        self._gatherer = Gatherer(members, linger, self.counts)
         self._hedges = 0
 
     async def fetch(self, source: Source, runs: Sequence[Run]) -> list[memoryview]:
@@ -222,7 +207,7 @@ class Fetcher:
         if member is not None and member.up:
             try:
                 return await self._direct(source.view, shard, member, run.start, run.stop)
-            except _LOSSES:
+            except LOSSES:
                 gone.add(shard)
             except StorageError as error:
                 _log.debug("going round %s: %s", member.node.name, error)
@@ -240,22 +225,6 @@ class Fetcher:
                 return copy
         return shard
 
-    async def _get(
-        self, view: StripeView, shard: int, member: Member, start: int, stop: int
-    ) -> memoryview:
-        """Get from one node, and let `members` know how that went."""
-        begun_s = trio.current_time()
-        self._linger.under_way += 1
-        try:
-            data = await member.backend.get(ShardKey(view.id, shard), start, stop - start)
-        except StorageError as error:
-            self._members.failed(member, error)
-            raise
-        finally:
-            self._linger.under_way -= 1
-        self._members.answered(member, get_kind(stop - start), trio.current_time() - begun_s)
-        return data
-
     async def _direct(
         self, view: StripeView, shard: int, member: Member, start: int, stop: int
     ) -> memoryview:
@@ -265,20 +234,25 @@ class Fetcher:
         key = ShardKey(view.id, shard)
         self._linger.under_way += 1
         try:
-            if member.lingering is None:
-                waiting: Awaitable[memoryview] = member.backend.get(key, start, stop - start)
-            else:
-                got = member.lingering.get_soon(key, start, stop - start, self._linger)
-                if isinstance(got, memoryview):
+            waiting: Awaitable[memoryview] | None = None
+            if member.get_beginner is not None and self._linger.worth_it:
+                begun = member.get_beginner.begin_get(key, start, stop - start)
+                if begun is not None and begun.linger(self._linger):
+                    data = begun.result()
+                    self.counts.in_line += 1
+                    self.counts.got(stop - start)
                     self._members.answered(member, kind, trio.current_time() - begun_s)
-                    return got
-                waiting = got
+                    return data
+                waiting = begun.rest() if begun is not None else None
+            if waiting is None:
+                waiting = member.backend.get(key, start, stop - start)
             run = Run(shard, start, stop)
             late = _LateGet(begun_s + self._members.late_after_s(kind), self, view, run)
             self._watch.add(late)
             try:
                 with late.scope:
                     data = await waiting
+                    self.counts.got(stop - start)
                     self._members.answered(member, kind, trio.current_time() - begun_s)
                     return data
             finally:
@@ -299,13 +273,14 @@ class Fetcher:
         if self._hedges >= MAX_HEDGES:
             return False
         self._hedges += 1
+        self.counts.raced += 1
         late.hedge = self._background.spawn(self._race, late)
         return True
 
     async def _race(self, late: _LateGet) -> None:
         shard, start, stop = late.run
         try:
-            found = await self._gather(late.view, {shard}, start, stop, {shard})
+            found = await self._gatherer.gather(late.view, {shard}, start, stop, {shard})
         except StorageError:
             return  # The direct way goes on, and reports what it meets.
         finally:
@@ -337,7 +312,7 @@ class Fetcher:
                 )
             before = len(gone)
             try:
-                return await self._gather(view, wanted, start, stop, gone)
+                return await self._gatherer.gather(view, wanted, start, stop, gone)
             except TooFew:
                 if len(gone) == before:
                     await self._members.wait_changed(RETRY_S)
@@ -349,104 +324,10 @@ class Fetcher:
         """
         lost = set(gone)
         try:
-            found = await self._gather(view, {run.shard}, run.start, run.stop, lost)
+            found = await self._gatherer.gather(view, {run.shard}, run.start, run.stop, lost)
         except TooFew:
             nowhere = {s for s, node in enumerate(view.placement.nodes) if node == NO_NODE}
             if len(lost | nowhere) > view.stripe.code.m:
                 raise StripeLost(f"stripe {view.id:x}: {sorted(lost)} are lost") from None
             raise
         return found[run.shard]
-
-    async def _gather(
-        self,
-        view: StripeView,
-        wanted: Collection[int],
-        start: int,
-        stop: int,
-        gone: set[int],
-    ) -> dict[int, memoryview]:
-        """Get from k nodes at once, further ones for those that fail or are late; then decode.
-
-        Shards that turn out to be missing or corrupt are added to `gone`.  Raises: TooFew.
-        """
-        code = view.stripe.code
-        waiting = self._ordered(view, wanted, gone)
-        if len(waiting) < code.k:
-            raise TooFew(f"{len(waiting)} shards can be asked for, {code.k} are needed")
-        kind = get_kind(stop - start)
-        found: dict[int, memoryview] = {}
-        active = 0
-        news = trio.Event()
-        failed: list[tuple[int, Member]] = []
-
-        async def get(shard: int, member: Member) -> None:
-            nonlocal active
-            try:
-                found[shard] = await self._get(view, shard, member, start, stop)
-            except _LOSSES:
-                gone.add(shard)
-            except StorageError:
-                failed.append((shard, member))  # Asked again once its node is up.
-            finally:
-                active -= 1
-                news.set()
-
-        def enough() -> bool:
-            return len(found) >= code.k or all(shard in found for shard in wanted)
-
-        async with trio.open_nursery() as nursery:
-            ask = code.k
-            while not enough():
-                while ask and waiting:
-                    shard, member = waiting.pop(0)
-                    active += 1
-                    ask -= 1
-                    nursery.start_soon(get, shard, member)
-                if not active:
-                    break
-                news = trio.Event()
-                with trio.move_on_after(self._members.late_after_s(kind)) as late:
-                    await news.wait()
-                ask = 1 if late.cancelled_caught else max(0, code.k - len(found) - active)
-                if late.cancelled_caught and not waiting:
-                    waiting = [entry for entry in failed if entry[1].up]
-                    failed = [entry for entry in failed if not entry[1].up]
-            nursery.cancel_scope.cancel()
-        if not enough():
-            raise TooFew(f"{len(found)} shards answered, {code.k} are needed")
-        return await self._decoded(view, wanted, stop - start, found)
-
-    def _ordered(
-        self, view: StripeView, wanted: Collection[int], gone: Collection[int]
-    ) -> list[tuple[int, Member]]:
-        """Return the shards to ask for, the most promising first."""
-        ranked: list[tuple[int, bool, float, int, Member]] = []
-        for shard, number in enumerate(view.placement.nodes):
-            member = self._members.get(number)
-            if shard in gone or member is None:
-                continue
-            usual_s = sum(member.latency.usual_s)
-            ranked.append((_RANK[member.state], shard not in wanted, usual_s, shard, member))
-        ranked.sort(key=lambda entry: entry[:4])
-        return [(shard, member) for _, _, _, shard, member in ranked]
-
-    async def _decoded(
-        self,
-        view: StripeView,
-        wanted: Collection[int],
-        length: int,
-        found: dict[int, memoryview],
-    ) -> dict[int, memoryview]:
-        missing = {s: memoryview(bytearray(length)) for s in wanted if s not in found}
-        if not missing:
-            return found
-        code = view.stripe.code
-        if code.kind is CodeKind.MIRROR:
-            copy = next(iter(found.values()))
-            return found | dict.fromkeys(missing, copy)
-        codec = codec_for(code)
-        if length * len(missing) <= INLINE_DECODE_BYTES:
-            codec.reconstruct(found, missing)
-        else:
-            await trio.to_thread.run_sync(codec.reconstruct, found, missing, limiter=self._threads)
-        return found | missing

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
-from rainfs.array.backend import Backend, Lingering, PutBeginner
+from rainfs.array.backend import Backend, GetBeginner, PutBeginner
 from rainfs.array.latency import Call, Latency, late_after_s
 from rainfs.array.placement import Candidate, domain_of
 from rainfs.array.space import Room
@@ -51,7 +51,7 @@ class Member:
         self.node = node
         self.backend = backend
         self.beginner = backend if isinstance(backend, PutBeginner) else None
-        self.lingering = backend if isinstance(backend, Lingering) else None
+        self.get_beginner = backend if isinstance(backend, GetBeginner) else None
         """The same session, if it can do without tasks and without turns of the scheduler."""
         self.domain = domain_of(node)
         self.state = NodeState.SUSPECT

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from rainfs.array.counts import ReadCounts
+
 
 class MountReport(msgspec.Struct, frozen=True):
     """A mount at one moment."""
@@ -19,6 +21,8 @@ class MountReport(msgspec.Struct, frozen=True):
     """What it is kept below: writers wait."""
     nodes: dict[str, str]
     """State of each node by name, as this mount sees it."""
+    reads: ReadCounts
+    """What reads from nodes have cost since the mount began."""
 
 
 def encode(report: MountReport) -> bytes:

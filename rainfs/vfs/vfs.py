@@ -182,6 +182,7 @@ class VFS:
             dirty_peak_bytes=self.flusher.most_held,
             dirty_limit_bytes=self.options.dirty_bytes,
             nodes={status.node.name: str(status.state) for status in self._array.health()},
+            reads=self._array.read_counts,
         )
 
     async def close(self) -> None:

@@ -29,13 +29,14 @@ Each call is appended to `node.log` as it starts; `node.in_flight` and `node.mos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
 from rainfs.array.backend import Buffer
+from rainfs.array.linger import Linger
 from rainfs.errors import (
     ForeignVolume,
     InputError,
@@ -339,8 +340,46 @@ class FakeBegunPut:
         return False
 
 
+class FakeBegunGet:
+    """A get that runs in a task of its own."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._data: memoryview | None = None
+        self._error: RainError | None = None
+
+    async def run(self, get: Callable[[], Awaitable[memoryview]]) -> None:
+        with self._scope:
+            try:
+                self._data = await get()
+            except RainError as error:
+                self._error = error
+        self._ended.set()
+
+    def linger(self, linger: Linger) -> bool:
+        """No time passes while the loop stands still, so nothing comes."""
+        return self._ended.is_set()
+
+    async def rest(self) -> memoryview:
+        try:
+            await self._ended.wait()
+        finally:
+            self.abandon()
+        return self.result()
+
+    def result(self) -> memoryview:
+        if self._error is not None:
+            raise self._error
+        assert self._data is not None
+        return self._data
+
+    def abandon(self) -> None:
+        self._scope.cancel()
+
+
 class BeginningBackend(FakeBackend):
-    """A session that offers `begin_put` as well; `rainfs.array.backend.PutBeginner`."""
+    """A session that begins calls as well: `rainfs.array.backend.PutBeginner` and `GetBeginner`."""
 
     def __init__(
         self, node: FakeNode, volume: VolumeId | None, *, deadline_s: float, nursery: trio.Nursery
@@ -359,6 +398,13 @@ class BeginningBackend(FakeBackend):
             return None
         begun = FakeBegunPut()
         self._nursery.start_soon(self._put, begun, key, payload, about, over)
+        return begun
+
+    def begin_get(self, key: ShardKey, offset: int, length: int) -> FakeBegunGet | None:
+        if self._closed or self.node.unconnected:
+            return None
+        begun = FakeBegunGet()
+        self._nursery.start_soon(begun.run, lambda: self.get(key, offset, length))
         return begun
 
     async def _put(
@@ -384,7 +430,7 @@ class FakeFleet:
     """Several nodes, each with a host label of its own, found by URL."""
 
     begins_puts = False
-    """Whether its backends offer `begin_put`."""
+    """Whether its backends offer `begin_put` and `begin_get`."""
 
     def __init__(
         self,

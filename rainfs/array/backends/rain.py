@@ -6,19 +6,18 @@ on a connection each, so that a read of one page does not queue behind megabytes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 from urllib.parse import urlsplit
 
 import trio
 
 from rainfs.array.backend import Buffer, NodeHealth, ShardInfo, ShardKey
+from rainfs.array.backends.begun_get import LinkGet
 from rainfs.array.backends.bounds import check_put, check_range
 from rainfs.array.backends.lane import Lane
 from rainfs.array.backends.link import Begun
 from rainfs.array.backends.reach import Reach
-from rainfs.array.backends.soon import SoonAnswer
-from rainfs.array.linger import Linger
 from rainfs.errors import InputError, RainError, RemoteProtocolError
 from rainfs.model import KIB, VolumeId
 from rainfs.wire import messages as wire
@@ -84,19 +83,17 @@ class RainBackend:
         _, data = await lane.call(wire.Get(key.stripe, key.shard, offset, length))
         return data
 
-    def get_soon(
-        self, key: ShardKey, offset: int, length: int, linger: Linger
-    ) -> memoryview | Awaitable[memoryview]:
-        """Return verified bytes, or what is to be awaited for them.  See `Lingering`."""
-        if length <= BULK_BYTES and linger.worth_it:
-            check_range(offset, length)
-            answer = SoonAnswer()
-            begun = self._small.begin(
-                wire.Get(key.stripe, key.shard, offset, length), (), 0, answer
-            )
-            if begun is not None:
-                return answer.result() if answer.linger(begun, linger) else answer.rest(begun)
-        return self.get(key, offset, length)
+    def begin_get(self, key: ShardKey, offset: int, length: int) -> LinkGet | None:
+        """Begin a small get.  See `GetBeginner.begin_get`."""
+        if length > BULK_BYTES:
+            return None
+        check_range(offset, length)
+        get = LinkGet()
+        begun = self._small.begin(wire.Get(key.stripe, key.shard, offset, length), (), 0, get)
+        if begun is None:
+            return None
+        get.began(begun)
+        return get
 
     async def delete(self, keys: Sequence[ShardKey]) -> None:
         """Delete shards.  See `Backend.delete`."""

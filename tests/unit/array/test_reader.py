@@ -12,6 +12,8 @@ from rainfs.errors import ArrayUnavailable, InputError, ShardCorrupt, StripeLost
 from rainfs.model import KIB, MIB, Compression
 from tests.unit.array.rig import Rig, content, layout_of, open_rig
 
+pytestmark = pytest.mark.usefixtures("ways_to_put")
+
 
 def gets(rig: Rig) -> list[tuple[int, int]]:
     return [(call.offset, call.length) for node in rig.fleet.nodes for call in node.calls("get")]
@@ -176,6 +178,49 @@ async def test_a_stripe_with_dead_nodes_is_read_with_k_gets(autojump_clock: Mock
             node.log.clear()
         assert await rig.read_back(view) == content(pieces)
         assert len(gets(rig)) == 4
+
+
+async def test_a_short_range_of_a_dead_node_costs_k_short_gets(autojump_clock: MockClock) -> None:
+    async with open_rig() as rig:
+        pieces = rig.pieces([8 * KIB] * 8)
+        view = await rig.write(pieces, layout_of())
+        rig.node(view, 0).dead = rig.node(view, 2).dead = True
+        await rig.settle()
+        for node in rig.fleet.nodes:
+            node.log.clear()
+        (data,) = await rig.read(view, [Wanted(0, 4096, 100)])
+        assert bytes(data) == content(pieces)[0][4096:4196]
+        assert gets(rig) == [(4096, 100)] * 4
+        counts = rig.array.read_counts
+        assert (counts.gets, counts.get_bytes, counts.gathered, counts.raced) == (4, 400, 1, 0)
+
+
+@pytest.mark.parametrize("fault", ["dies", "freezes", "loses", "spoils", "dawdles"])
+async def test_a_reconstruction_survives_what_befalls_one_of_its_nodes(
+    autojump_clock: MockClock, fault: str
+) -> None:
+    async with open_rig() as rig:
+        pieces = rig.pieces([8 * KIB] * 8)
+        view = await rig.write(pieces, layout_of())
+        rig.node(view, 0).dead = True
+        await rig.settle()
+        other = rig.node(view, 1)
+        key = next(iter(other.shards))
+        match fault:
+            case "dies":
+                other.dead = True
+            case "freezes":
+                other.frozen = True
+            case "loses":
+                other.drop(key)
+            case "spoils":
+                other.corrupt(key)
+            case _:
+                other.delay_s["get"] = 3.0
+        started = trio.current_time()
+        (data,) = await rig.read(view, [Wanted(0, 0, 100)])
+        assert bytes(data) == content(pieces)[0][:100]
+        assert trio.current_time() - started < 0.5
 
 
 async def test_a_silently_wrong_mirror_copy_is_replaced_by_another(

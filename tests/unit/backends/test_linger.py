@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import cast
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from rainfs.array import linger as linger_module
-from rainfs.array.backend import Lingering
+from rainfs.array.backend import Backend, GetBeginner
 from rainfs.array.backends.registry import open_backend
 from rainfs.array.linger import MAX_SKIPPED, Linger
 from rainfs.errors import NodeUnavailable, RemoteProtocolError, ShardMissing
@@ -91,10 +92,18 @@ def serve() -> Iterator[Callable[[Script], ScriptedNode]]:
         end()
 
 
-async def connected(node: ScriptedNode, nursery: trio.Nursery) -> Lingering:
+def get_soon(backend: GetBeginner, linger: Linger) -> memoryview | Awaitable[memoryview]:
+    """As a reader does it."""
+    begun = backend.begin_get(KEY, 0, 4) if linger.worth_it else None
+    if begun is None:
+        return cast(Backend, backend).get(KEY, 0, 4)
+    return begun.result() if begun.linger(linger) else begun.rest()
+
+
+async def connected(node: ScriptedNode, nursery: trio.Nursery) -> GetBeginner:
     backend = open_backend(node.url, VOLUME, deadline_s=PATIENT_S, nursery=nursery)
     assert bytes(await backend.get(KEY, 0, 4)) == b"data"
-    assert isinstance(backend, Lingering)
+    assert isinstance(backend, GetBeginner)
     return backend
 
 
@@ -123,8 +132,8 @@ async def test_a_lone_get_is_answered_without_a_turn_of_the_scheduler(
 ) -> None:
     backend = await connected(serve(answering), nursery)
     for _ in range(20):
-        assert backend.get_soon(KEY, 0, 4, linger) == b"data"
-    assert isinstance(waiting := backend.get_soon(KEY, 0, 4, Linger()), Awaitable)
+        assert get_soon(backend, linger) == b"data"
+    assert isinstance(waiting := get_soon(backend, Linger()), Awaitable)
     assert bytes(await waiting) == b"data"
 
 
@@ -141,7 +150,7 @@ async def test_a_rival_ends_the_wait_and_the_answer_comes_later(
 
     backend = await connected(serve(after_the_first(late)), nursery)
     threading.Thread(target=lambda: (asked.wait(), rival.call())).start()
-    waiting = backend.get_soon(KEY, 0, 4, linger)
+    waiting = get_soon(backend, linger)
     assert isinstance(waiting, Awaitable)
     answer.set()
     assert bytes(await waiting) == b"late"
@@ -152,7 +161,7 @@ async def test_others_under_way_are_not_kept_waiting(
 ) -> None:
     backend = await connected(serve(answering), nursery)
     linger.under_way = 2
-    assert isinstance(waiting := backend.get_soon(KEY, 0, 4, linger), Awaitable)
+    assert isinstance(waiting := get_soon(backend, linger), Awaitable)
     assert bytes(await waiting) == b"data"
 
 
@@ -164,7 +173,7 @@ async def test_what_the_node_refuses_is_raised_at_once(
 
     backend = await connected(serve(after_the_first(refuse)), nursery)
     with pytest.raises(ShardMissing):
-        backend.get_soon(KEY, 0, 4, linger)
+        get_soon(backend, linger)
 
 
 async def test_a_node_that_hangs_up_meanwhile_is_unavailable(
@@ -176,7 +185,7 @@ async def test_a_node_that_hangs_up_meanwhile_is_unavailable(
     node = serve(after_the_first(hang_up))
     backend = await connected(node, nursery)
     with pytest.raises(NodeUnavailable):
-        backend.get_soon(KEY, 0, 4, linger)
+        get_soon(backend, linger)
     assert (
         bytes(
             await open_backend(node.url, VOLUME, deadline_s=PATIENT_S, nursery=nursery).get(
@@ -198,7 +207,7 @@ async def test_a_node_that_breaks_the_protocol_meanwhile_is_dropped(
 
     backend = await connected(serve(after_the_first(babble)), nursery)
     with pytest.raises((NodeUnavailable, RemoteProtocolError)):
-        backend.get_soon(KEY, 0, 4, linger)
+        get_soon(backend, linger)
     await wait_all_tasks_blocked()
     assert "unknown kind" in caplog.text
 
@@ -213,13 +222,13 @@ async def test_a_cancelled_rest_leaves_the_connection_whole(
 
     backend = await connected(serve(after_the_first(in_turn)), nursery)
     rival.call()
-    waiting = backend.get_soon(KEY, 0, 4, linger)
+    waiting = get_soon(backend, linger)
     assert isinstance(waiting, Awaitable)
     with trio.CancelScope() as scope:
         scope.cancel()
         await waiting
     assert scope.cancelled_caught
-    waiting = backend.get_soon(KEY, 0, 4, linger)
+    waiting = get_soon(backend, linger)
     assert isinstance(waiting, Awaitable)
     assert bytes(await waiting) == b"next"
 
