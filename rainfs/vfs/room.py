@@ -22,7 +22,8 @@ REFRESH_S = 0.25
 
 
 SHORT_PARTS = 20
-"""Room is short when less than one part in so many is free, or less than so many reserves."""
+"""Room is short when write() may promise less than one part in so many of the whole, or less than
+so many reserves."""
 SHORT_RESERVES = 4
 
 
@@ -128,10 +129,10 @@ class Room:
 
     @property
     def short(self) -> bool:
-        """Whether so little is left that garbage has to go."""
+        """Whether so little may still be promised to writers that garbage has to go."""
         space = self.space()
         least = max(SHORT_RESERVES * self._reserve(space), space.usable_bytes // SHORT_PARTS)
-        return space.usable_bytes > 0 and self.free() < least
+        return not self.has(least)
 
     def _reserve(self, space: Space) -> int:
         return min(self._reserve_bytes, space.usable_bytes // 50)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 import trio.testing
@@ -10,6 +12,7 @@ from rainfs.array.array import Piece
 from rainfs.errors import NoSpace
 from rainfs.model import KIB, MIB, InodeNumber
 from rainfs.vfs.options import VfsOptions
+from rainfs.vfs.room import REFRESH_S
 from tests.unit.vfs.rig import STRIPE, Disk, assert_sound, mounted
 
 OPTIONS = VfsOptions(dirty_bytes=16 * MIB, deadline_s=5.0, reserve_bytes=256 * KIB)
@@ -77,13 +80,14 @@ async def test_every_byte_that_write_took_is_flushed_beside_claims_that_were_use
 
 
 async def test_room_is_short_before_it_is_gone(autojump_clock: trio.testing.MockClock) -> None:
-    disk = Disk(capacity_bytes=4 * MIB)
-    async with mounted(disk, OPTIONS) as mount:
+    disk = Disk(capacity_bytes=1 * MIB)
+    async with mounted(disk, replace(OPTIONS, reserve_bytes=64 * KIB)) as mount:
         assert not mount.vfs.sharing.short()
         handle = await mount.create(b"file")
-        for number in range(10_000):
-            await mount.write(handle, number * STRIPE, bytes(STRIPE))
-            await trio.sleep(1)
+        for number in range(1_000):
+            await mount.write(handle, number * 4 * STRIPE, bytes(4 * STRIPE))
+            await mount.vfs.files.fsync(handle)
+            await trio.sleep(REFRESH_S)
             if mount.vfs.sharing.short():
                 break
         assert mount.vfs.sharing.short()
