@@ -125,18 +125,13 @@ class Files:
         return data
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Write `data`, or what of it lies within the largest file; returns how much.
-
-        Raises: NoSpace, FileTooLarge, InputOutput.
-        """
+        """Write all of `data`.  Raises: NoSpace, FileTooLarge, InputOutput."""
         self.served += 1
         inode = self._handle(handle).inode
-        if offset + len(data) > MAX_FILE_BYTES:
-            if offset >= MAX_FILE_BYTES:
-                raise FileTooLarge(f"from byte {offset}")
-            data = data[: MAX_FILE_BYTES - offset]
         length = len(data)
         stop = offset + length
+        if stop > MAX_FILE_BYTES:
+            raise FileTooLarge(f"up to byte {stop}")
         flusher = self._flusher
         while not (flusher.admits(length) and self._room.has(length)):
             await flusher.admit(length)

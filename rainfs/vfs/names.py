@@ -70,6 +70,8 @@ class Names:
             inode = await self._table.get(number)
         except NotFound:
             return None
+        if not inode.nlink:
+            return None  # It lives for those who have it open; a handle to it is stale.
         self._table.looked_up(number)
         return inode
 

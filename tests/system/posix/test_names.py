@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from tests.system.harness import wait_until
 from tests.system.posix import calls
 from tests.system.posix.spot import Spot
 
@@ -141,5 +142,14 @@ def test_files_are_opened_by_handle(mounted: Spot) -> None:
     mounted.same(os.read(descriptor, 100), b"content", "after a rename")
     os.close(descriptor)
     os.unlink(mounted / "renamed")
-    mounted.gives(errno.ESTALE, calls.open_by_handle, top, handles[path], os.O_RDONLY)
+
+    def stale() -> bool:
+        # The kernel holds the inode until the last close has been answered.
+        try:
+            os.close(calls.open_by_handle(top, handles[path], os.O_RDONLY))
+        except OSError as error:
+            return error.errno == errno.ESTALE
+        return False
+
+    wait_until(stale, "a handle of a removed file is stale")
     os.close(top)

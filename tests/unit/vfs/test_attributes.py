@@ -120,3 +120,7 @@ async def test_every_inode_has_the_name_dot_for_itself(autojump_clock: MockClock
             assert found.inode == number
         assert mount.vfs.table.lookups[inode.inode] == before + 1
         assert await mount.vfs.names.lookup(1 << 40, b".") is None
+        handle = await mount.open(b"f")
+        await mount.unlink(b"f")
+        assert await mount.vfs.names.lookup(inode.inode, b".") is None, "it has no name"
+        mount.vfs.files.release(handle)

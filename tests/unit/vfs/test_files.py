@@ -375,8 +375,6 @@ async def test_files_end_at_two_to_the_sixtieth(autojump_clock: MockClock) -> No
     async with mounted(disk) as mount:
         handle = await mount.create(b"f")
         await mount.write(handle, MAX_FILE_BYTES - 1, b"x")
-        assert await mount.vfs.files.write(handle, MAX_FILE_BYTES - 3, b"12345") == 3
-        assert await mount.read(handle, MAX_FILE_BYTES - 4, 10) == b"\x00123"
         with pytest.raises(FileTooLarge):
             await mount.vfs.files.write(handle, MAX_FILE_BYTES, b"x")
         with pytest.raises(FileTooLarge):
