@@ -65,6 +65,9 @@ NODE_BYTES = 8 * MIB
 WAKE_PAGES = 40
 """Checkpoints of the metadata come often, so that crashes meet them."""
 
+DEADLINE_S = 600.0
+"""No node is ever slow here; a busy machine must not look like one that is."""
+
 ROOT = Caller(0, 0, 0)
 
 
@@ -184,7 +187,7 @@ async def open_lab(
             return FileBackend(
                 url, directory, None, volume, deadline_s=deadline_s, random=random, disk=below
             )
-        return InlineBackend(url, directory, below)
+        return InlineBackend(url, directory, below, None if disk is None else random)
 
     try:
         volume = await open_volume(engine)
@@ -192,11 +195,17 @@ async def open_lab(
             await inspect(engine)
         session = await Session.begin(engine, read_only=False, mountpoint="/lab")
         async with trio.open_nursery() as nursery:
-            array = Array(volume.id, nursery, random=random, open_backend=open_backend)
+            array = Array(
+                volume.id,
+                nursery,
+                deadline_s=DEADLINE_S,
+                random=random,
+                open_backend=open_backend,
+            )
             await array.set_nodes(await list_nodes(engine))
             await array.start()
             # Ages never come due: the workload decides what is flushed when.
-            options = VfsOptions(flush_age_s=1e6)
+            options = VfsOptions(flush_age_s=1e6, deadline_s=DEADLINE_S)
             vfs = VFS(engine, volume, session, array, options=options, nursery=nursery)
             await vfs.start()
             reaper = Reaper(engine, session, array)

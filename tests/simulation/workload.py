@@ -376,14 +376,15 @@ class Workload:
             [
                 self.make_directory,
                 self.lab.session.publish,
+                self.lab.session.publish,
                 self.reap,
+                self.collect,
                 self.collect,
                 self.compact,
                 self.compact,
             ],
-            2,
+            3,
         )
-
         # Where nothing is synced, what goes on beside it must not take commits for durable.
         end = self.random.choice([self._fsync, self._commit, self._commit])
 
