@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import select
 
-LINGER_S = 0.001
+LINGER_S = 0.003
 MAX_SKIPPED = 64
 """So many waits at most are left out after some in a row that came to nothing."""
 
