@@ -22,7 +22,7 @@ from rainfs.care.compaction import Compactor, Rewritten
 from rainfs.care.fragments import Fragments
 from rainfs.care.pace import Clients, Pace
 from rainfs.care.survey import Survey
-from rainfs.errors import RainError
+from rainfs.errors import RainError, SessionLost
 from rainfs.meta.engine import Engine
 from rainfs.meta.sessions import Session
 from rainfs.model import MIB, Layout, NodeState
@@ -113,13 +113,13 @@ class Caretaker:
             scope.cancel()
 
     @contextmanager
-    def _until_stopped(self) -> Iterator[None]:
+    def _until_stopped(self) -> Iterator[trio.CancelScope]:
         with trio.CancelScope() as scope:
             if self._stopped:
                 scope.cancel()
             self._scopes.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._scopes.discard(scope)
 
@@ -144,15 +144,18 @@ class Caretaker:
     async def at_once(self, progress: Progress) -> Rewritten:
         """Rewrite everything that is worth it, waiting for nobody.
 
-        Raises: ArrayError, MetadataError where that stops it; what was done is done.
+        Raises: ArrayError, MetadataError where that stops it, SessionLost after `stop`; what was
+        done is done.
         """
         done = Rewritten()
-        with self._until_stopped():
+        with self._until_stopped() as scope:
             async with self._busy:
                 done += await self._all_fragments(progress)
                 await self._survey.all()
                 done += await self._all_candidates(progress)
         self.total += done
+        if scope.cancelled_caught:
+            raise SessionLost("compaction was given up: the session ends")
         return done
 
     async def _all_fragments(self, progress: Progress) -> Rewritten:

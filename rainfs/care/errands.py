@@ -2,7 +2,7 @@
 
 Owns the answers that the command shows while it waits.  Refuses to choose what is asked for.  An
 errand whose command has gone away is finished all the same; one that the end of the session cuts
-short was never answered, and everything it did by then is complete in itself.
+short is not called done, and everything it did by then is complete in itself.
 """
 
 from __future__ import annotations

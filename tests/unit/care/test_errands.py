@@ -67,3 +67,23 @@ async def test_a_request_that_fails_is_answered_with_the_reason(
         said = await asked(care, CareRequest(1))
         assert said.finished
         assert "no room" in said.error
+
+
+async def test_a_request_that_the_end_of_the_mount_cuts_short_is_not_called_done(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = Disk()
+    async with cared(disk) as care:
+        await overwritten(care, Random(3))
+        for node in disk.fleet.nodes:
+            node.delay_s["put"] = 1.0
+
+        async def end() -> None:
+            await trio.sleep(0.9)
+            care.caretaker.stop()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            said = await asked(care, CareRequest(1))
+        assert "the session ends" in said.error
+    await assert_sound(disk)
