@@ -6,7 +6,6 @@ Every call raises OSError with the errno, and is a plain function, so that an ac
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
@@ -292,9 +291,6 @@ def forget_pages(path: PathLike) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
-
-
-NOT_SUPPORTED = errno.EOPNOTSUPP
 
 
 def ioctl(descriptor: int, request: int) -> None:

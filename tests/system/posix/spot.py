@@ -92,8 +92,3 @@ def permissions(path: Path | str | int) -> int:
     """Return the twelve mode bits, of a link itself."""
     found = os.stat(path) if isinstance(path, int) else os.lstat(path)
     return stat.S_IMODE(found.st_mode)
-
-
-def close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
