@@ -88,7 +88,10 @@ class Array:
         self._members = Members(volume)
         self._watch = LateWatch()
         self._poll = HealthPoll(self._members, self._background, chance)
-        self._writer = Writer(self._members, self._watch, self._background, chance, deadline_s)
+        self._put_linger = Linger()
+        self._writer = Writer(
+            self._members, self._watch, self._background, chance, deadline_s, self._put_linger
+        )
         self._cache = BlockCache(cache_bytes)
         self._linger = Linger()
         self._fetcher = fetcher = Fetcher(
@@ -136,6 +139,7 @@ class Array:
         `fd` is what tells that somebody else wants something of this thread.
         """
         self._linger.yield_to(fd)
+        self._put_linger.yield_to(fd)
 
     async def aclose(self) -> None:
         """End all background work and all sessions."""

@@ -110,6 +110,11 @@ class BegunPut(Protocol):
         """Await it no longer: nothing refers to the payload then; its outcome is unknown."""
         ...
 
+    @property
+    def fileno(self) -> int:
+        """The descriptor that becomes readable with the answer."""
+        ...
+
     def stay(self, most_ms: int) -> bool:
         """Wait for bytes, `most_ms` at most, while the event loop stands still; False if none."""
         ...

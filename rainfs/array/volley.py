@@ -4,13 +4,11 @@ Owns the puts under way, and giving up those that are late once that helps the s
 know what becomes of a shard that missed: the writer sends it elsewhere.
 
 Invariants: every put that began ends as placed or as a miss, or is abandoned, and nothing refers to
-its payload from then on; the event loop stands still for a volley only while no other stripe is
-being written, no burst of them is under way, and volleys usually take no longer than IN_LINE_S.
+its payload from then on.
 """
 
 from __future__ import annotations
 
-from math import ceil
 from typing import NamedTuple
 
 import trio
@@ -18,6 +16,7 @@ import trio
 from rainfs.array.backend import BegunPut, Buffer
 from rainfs.array.late import Watched
 from rainfs.array.latency import Call
+from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members
 from rainfs.errors import RainError
 from rainfs.model import KIB, NodeNumber, ShardKey
@@ -28,20 +27,8 @@ PATIENT_PUT_S = 4.0
 LATE_AGAIN_S = 0.1
 """How often a late put that nobody can replace yet is looked at again."""
 
-IN_LINE_S = 0.003
-"""Volleys that usually take no longer are awaited without a turn of the scheduler, which costs more
-than it saves: there is nothing else to do."""
-
-_IN_LINE_MS = ceil(IN_LINE_S * 1_000)
-
-IN_LINE_BYTES = 64 * KIB
-"""Longest shard of such a volley."""
-
-BURST_GAP_S = 0.000_1
-"""Volleys that follow the last one sooner than this belong to a burst and go side by side."""
-
-SMOOTHING = 0.2
-"""Weight of the newest volley in the usual time of one."""
+LINGER_BYTES = 64 * KIB
+"""Longest shard of a volley whose answers may be waited for on the thread itself."""
 
 
 def is_hopeless(up: bool, placed: int, enough: int, now_s: float, patient_until_s: float) -> bool:
@@ -115,11 +102,11 @@ class Volley(Watched):
         self._flying[key.shard] = shot
         return True
 
-    def stay(self) -> None:
-        """Wait for the answers in line, for IN_LINE_S after the one before at most."""
+    def stay(self, linger: Linger) -> None:
+        """Take in what answers come while `linger` waits for one after the other."""
         for shot in list(self._flying.values()):
             while shot.begun is not None:
-                if not shot.begun.stay(_IN_LINE_MS):
+                if not (linger.wait(shot.begun.fileno) and shot.begun.stay(0)):
                     return
 
     async def misses(self) -> list[Miss]:
@@ -177,25 +164,3 @@ class Volley(Watched):
         if self._task is not None and (self._missed or not self._flying):
             trio.lowlevel.reschedule(self._task)
             self._task = None
-
-
-class InLine:
-    """Whether the event loop may stand still for the next volley."""
-
-    __slots__ = ("_quiet_since_s", "_usual_s")
-
-    def __init__(self) -> None:
-        self._usual_s = 0.0
-        self._quiet_since_s = float("-inf")
-
-    def fits(self, begun_s: float, shard_bytes: int) -> bool:
-        """Whether volleys are that quick, and this one follows no other closely."""
-        if shard_bytes > IN_LINE_BYTES or self._usual_s > IN_LINE_S:
-            return False
-        return begun_s - self._quiet_since_s > BURST_GAP_S
-
-    def took(self, begun_s: float, now_s: float, shard_bytes: int) -> None:
-        """Take in how long one took that has just ended."""
-        if shard_bytes <= IN_LINE_BYTES:
-            self._usual_s += (now_s - begun_s - self._usual_s) * SMOOTHING
-            self._quiet_since_s = now_s

@@ -30,13 +30,14 @@ from rainfs.array.building import (
 )
 from rainfs.array.late import LateWatch, Watched
 from rainfs.array.latency import put_kind
+from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members, candidates
 from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
 from rainfs.array.values import Piece
 from rainfs.array.volley import (
     LATE_AGAIN_S,
+    LINGER_BYTES,
     PATIENT_PUT_S,
-    InLine,
     Miss,
     Volley,
     is_hopeless,
@@ -166,6 +167,7 @@ class Writer:
         background: Background,
         random: Random,
         deadline_s: float,
+        linger: Linger,
     ) -> None:
         self._members = members
         self._watch = watch
@@ -176,14 +178,13 @@ class Writer:
         self._pools: dict[int, BufferPool] = {}
         self._odds: dict[tuple[int, int, tuple[tuple[NodeNumber, str], ...]], Odds] = {}
         self._odds_until_s = 0.0
-        self._writing = 0
-        self._in_line = InLine()
+        self._linger = linger
 
     async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
         """Put the pieces durably on nodes; see `Array.write`."""
         job = _Job(stripe, pieces, layout)
         done = False
-        self._writing += 1
+        self._linger.under_way += 1
         try:
             for _ in range(MAX_ROUNDS):
                 built = await self._prepare(job)
@@ -193,7 +194,7 @@ class Writer:
                     return self._view(job, built)
             raise ArrayUnavailable(f"{MAX_ROUNDS} attempts to place a stripe failed")
         finally:
-            self._writing -= 1
+            self._linger.under_way -= 1
             if job.built is not None:
                 job.built.release(self._pool(layout))
             self._clean(job, job.placed if done else {})
@@ -337,15 +338,13 @@ class Writer:
                 for shard, number in job.assigned.items()
                 if not self._begin(job, built, volley, shard, number)
             ]
-            lone = self._writing == 1 and not others
-            if lone and self._in_line.fits(volley.begun_s, shard_bytes):
-                volley.stay()
+            if shard_bytes <= LINGER_BYTES and not others and self._linger.worth_it:
+                volley.stay(self._linger)
             missed = [] if others else await volley.misses()
             if missed or others:
                 await self._send_again(job, built, volley, missed, others)
             else:
                 job.progress_s = trio.current_time()
-                self._in_line.took(volley.begun_s, job.progress_s, shard_bytes)
         finally:
             self._watch.remove(volley)
             volley.abandon()

@@ -334,6 +334,10 @@ class FakeBegunPut:
         self.over = True
         self.scope.cancel()
 
+    @property
+    def fileno(self) -> int:
+        raise AssertionError("nobody lingers without a rival")
+
     def stay(self, most_ms: int) -> bool:
         """No time passes while the loop stands still, so nothing comes."""
         assert most_ms >= 1
