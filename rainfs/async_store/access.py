@@ -34,8 +34,11 @@ T = TypeVar("T")
 SMALL_PUT_BYTES = 64 * KIB
 """Puts up to this long are written by the committing thread itself: that saves a hop."""
 
-INLINE_COMMIT_S = 0.002
+INLINE_COMMIT_S = 0.004
 """A lone small put is committed without a thread while commits take no longer than this."""
+
+MAX_COUNTED_COMMIT_S = 2 * INLINE_COMMIT_S
+"""A commit counts as no longer than this, so that a stall of the disk is soon forgotten."""
 
 BURST_GAP_S = 0.000_1
 """Puts that follow the last answer sooner than this belong to a burst and share a commit."""
@@ -165,7 +168,7 @@ class AsyncStore:
             log.exception("put of %s", key)
             raise NodeFailing("internal error while committing") from error
         finally:
-            self._commit_s += (time.perf_counter() - begun_s - self._commit_s) * SMOOTHING
+            self._count_commit(time.perf_counter() - begun_s)
             self._quiet_since_s = trio.current_time()
 
     def _is_quick(self) -> bool:
@@ -227,7 +230,10 @@ class AsyncStore:
         else:
             for put, outcome in zip(written, outcomes, strict=True):
                 put.error = outcome
-        self._commit_s += (time.perf_counter() - begun_s - self._commit_s) * SMOOTHING
+        self._count_commit(time.perf_counter() - begun_s)
+
+    def _count_commit(self, took_s: float) -> None:
+        self._commit_s += (min(took_s, MAX_COUNTED_COMMIT_S) - self._commit_s) * SMOOTHING
 
     def _answer(self, batch: Sequence[_Put]) -> None:
         for put in batch:

@@ -24,8 +24,11 @@ import trio
 
 from rainfs.errors import MetadataError
 
-INLINE_SYNC_S = 0.002
+INLINE_SYNC_S = 0.004
 """While syncs take no longer than this they are made in line: a thread costs as much."""
+
+MAX_COUNTED_SYNC_S = 2 * INLINE_SYNC_S
+"""A sync counts as no longer than this, so that a stall of the disk is soon forgotten."""
 
 BURST_GAP_S = 0.000_1
 """Calls that follow the last sync sooner than this belong to a burst and share the next one."""
@@ -199,7 +202,8 @@ class WalSync:
                 return
             begun_s = time.perf_counter()
             self._files.fdatasync(descriptor)
-            self._sync_s += (time.perf_counter() - begun_s - self._sync_s) * SMOOTHING
+            took_s = min(time.perf_counter() - begun_s, MAX_COUNTED_SYNC_S)
+            self._sync_s += (took_s - self._sync_s) * SMOOTHING
         except OSError as error:
             self.fail(f"cannot sync {self._wal}: {error.strerror}")
 
