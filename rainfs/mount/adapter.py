@@ -24,7 +24,13 @@ import pyfuse3
 
 from rainfs.errors import Exists, PosixError, RainError
 from rainfs.model import KIB, Attr
-from rainfs.mount.callers import caller_of, is_in_group
+from rainfs.mount.callers import (
+    NO_CHANGE,
+    caller_of,
+    is_in_group,
+    takes_set_id,
+    without_set_id,
+)
 from rainfs.mount.errno_table import errno_of
 from rainfs.vfs import acl
 from rainfs.vfs.attributes import Change
@@ -285,6 +291,13 @@ class Adapter(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
+        if takes_set_id(change, ctx):
+            found = await self._attributes.get(inode)
+            mode = without_set_id(found.mode, ctx, found.gid)
+            if mode != found.mode:
+                change = change._replace(mode=mode & 0o7777)
+        if change == NO_CHANGE:
+            return self._entry(await self._attributes.get(inode))
         return self._entry(await self._attributes.set(inode, change))
 
     @guarded

@@ -1,13 +1,23 @@
-"""The process behind a request: what FUSE tells of it, and what only /proc knows."""
+"""The process behind a request: what FUSE tells of it, what only /proc knows, and what it may keep.
+
+The mount has promised the kernel (`handshake`) to take set-id bits away where a change of content
+or of the owner demands it.  A write by somebody who may not keep them is announced by a setattr
+that changes nothing; the kernel itself removes security.capability, and never leaves the bits to
+us where it was promised nothing.
+"""
 
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 import pyfuse3
 
+from rainfs.vfs.attributes import Change
 from rainfs.vfs.options import Caller
+
+NO_CHANGE = Change()
 
 _GROUPS = re.compile(r"^Groups:[ \t]*(.*)$", re.MULTILINE)
 
@@ -27,3 +37,21 @@ def is_in_group(ctx: pyfuse3.RequestContext, gid: int) -> bool:
         return False  # Gone, or of another process namespace: nothing speaks for it.
     found = _GROUPS.search(status)
     return found is not None and str(gid) in found[1].split()
+
+
+def takes_set_id(change: Change, ctx: pyfuse3.RequestContext) -> bool:
+    """Whether the change takes away what set-id bits the file has."""
+    if change.mode is not None:
+        return False
+    if change.uid is not None or change.gid is not None:
+        return True
+    return ctx.uid != 0 and (change.size is not None or change == NO_CHANGE)
+
+
+def without_set_id(mode: int, ctx: pyfuse3.RequestContext, gid: int) -> int:
+    """Return what is left of a mode; without the group's right to execute, members keep its bit."""
+    if not stat.S_ISREG(mode):
+        return mode
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not is_in_group(ctx, gid)):
+        mode &= ~stat.S_ISGID
+    return mode & ~stat.S_ISUID

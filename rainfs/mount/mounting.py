@@ -21,6 +21,7 @@ import trio
 
 from rainfs.errors import MountPointError
 from rainfs.mount.adapter import MAX_WORKERS, Adapter
+from rainfs.mount.handshake import Handshake
 from rainfs.mount.mountpoint import (
     FS_TYPE,
     MS_NOATIME,
@@ -96,6 +97,7 @@ async def serve_mount(
     )
     if os.geteuid() == 0:
         device = mount_fuse(path, source, _flags(options), allow_other=options.allow_other)
+        reading.lowlevel.handshake = Handshake(device)
         pyfuse3.init(adapter, f"/dev/fd/{device}", {"default_permissions"})
     else:
         try:

@@ -23,6 +23,8 @@ import pyfuse3
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task
 
+from rainfs.mount.handshake import Handshake
+
 READ_ON_S = 0.000_5
 """For so long requests are read one after another before other tasks get their turn."""
 
@@ -96,12 +98,16 @@ class _LowLevel:
     def __init__(self) -> None:
         self._poll: select.poll | None = None
         self._turn_s = 0.0
+        self.handshake: Handshake | None = None
+        """The exchange that comes before all other requests, until it is over."""
 
     async def wait_readable(self, descriptor: int) -> None:
         """Return once a request is there; at once if one is, but not for long in a row."""
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLIN)
+        if self.handshake is not None and self.handshake.finish():
+            self.handshake = None
         if time.perf_counter() - self._turn_s < READ_ON_S and self._poll.poll(0):
             return
         await trio.lowlevel.wait_readable(descriptor)
