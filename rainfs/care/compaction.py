@@ -145,6 +145,8 @@ class Compactor:
                 self._session.settle(stripe)
         finally:
             self._clients.release(nbytes)
+        for inode in dict.fromkeys(block.inode for block in dealt):
+            self._clients.moved(inode)
         return Rewritten(1, nbytes, moved)
 
     async def _read(

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import trio
 
+from rainfs.model import InodeNumber
+
 IDLE_S = 0.05
 """Clients that asked for nothing this long are idle."""
 
@@ -43,6 +45,10 @@ class Clients(Protocol):
         """End a claim: the bytes are on the nodes, or were given up."""
         ...
 
+    def moved(self, inode: InodeNumber) -> None:
+        """Hear that a file's extents are other ones; those remembered lead to dead stripes."""
+        ...
+
 
 class Nobody:
     """The clients of a volume that is not mounted."""
@@ -61,6 +67,9 @@ class Nobody:
 
     def release(self, nbytes: int) -> None:
         """See `Clients.release`."""
+
+    def moved(self, inode: InodeNumber) -> None:
+        """See `Clients.moved`."""
 
 
 class Pace:

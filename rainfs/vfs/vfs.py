@@ -117,7 +117,7 @@ class VFS:
             now_ns,
         )
         self.directories = Directories(self.table, self._namespace, self.attributes)
-        self.sharing = Sharing(self.files, self._room)
+        self.sharing = Sharing(self.files, self._room, self._extents)
         self._reap_in, self._reap_out = trio.open_memory_channel[InodeNumber](MAX_REAP_QUEUE)
         self._scope = trio.CancelScope()
         self._closed = False

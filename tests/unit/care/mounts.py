@@ -9,8 +9,9 @@ from rainfs.care.caretaker import CareOptions, Caretaker
 from rainfs.care.compaction import Compactor
 from rainfs.care.pace import Nobody
 from rainfs.care.reaper import Reaper
+from rainfs.meta.extents import Extents
 from rainfs.meta.stripes import scan_stripes
-from rainfs.model import MIB, CodeKind, StripeId
+from rainfs.model import MIB, CodeKind, InodeNumber, StripeId
 from rainfs.vfs.options import VfsOptions
 from tests.unit.vfs.rig import OPTIONS, Disk, Mount, mounted
 
@@ -18,7 +19,8 @@ from tests.unit.vfs.rig import OPTIONS, Disk, Mount, mounted
 class Clients(Nobody):
     """Clients that a test moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, extents: Extents | None = None) -> None:
+        self.extents = extents
         self.requests = 0
         self.pressed = False
         self.room = True
@@ -37,6 +39,10 @@ class Clients(Nobody):
     def release(self, nbytes: int) -> None:
         self.claimed -= nbytes
 
+    def moved(self, inode: InodeNumber) -> None:
+        if self.extents is not None:
+            self.extents.forget(inode)
+
 
 class Cared:
     """A mount, its session, and who looks after it."""
@@ -45,7 +51,7 @@ class Cared:
         self.mount = mount
         self.disk = disk
         self.session = mount.vfs._session
-        self.clients = Clients()
+        self.clients = Clients(mount.vfs._extents)
         assert disk.volume is not None
         self.compactor = Compactor(disk.engine, self.session, mount.array, self.clients)
         self.caretaker = Caretaker(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import pytest
 import trio
 import trio.testing
 
+from rainfs.array.array import Array, Piece
 from rainfs.care import fragments
 from rainfs.care.caretaker import CareOptions
 from rainfs.care.compaction import Rewritten
 from rainfs.care.pace import IDLE_S
 from rainfs.errors import ArrayError, ArrayFull, SessionLost
 from rainfs.meta.stripes import tombstones
-from rainfs.model import KIB, MIB, CodeKind
+from rainfs.model import KIB, MIB, CodeKind, Layout, StripeId, StripeView
 from tests.unit.care.mounts import Cared, cared
 from tests.unit.vfs.rig import STRIPE, Disk, assert_sound
 
@@ -147,6 +149,50 @@ async def test_bytes_overwritten_while_they_are_copied_keep_the_newer_value(
                 await care.mount.vfs.files.fsync(handle)
         assert await care.mount.read(handle, 0, SIZE) == content
     await assert_sound(disk)
+
+
+class Interfering:
+    """An array that lets something happen between the copy of a stripe and the move to it."""
+
+    def __init__(self, array: Array, happen: Callable[[], Awaitable[None]]) -> None:
+        self._array = array
+        self._happen = happen
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._array, name)
+
+    async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
+        view = await self._array.write(stripe, pieces, layout)
+        await self._happen()
+        return view
+
+
+async def test_what_is_written_and_cut_between_copy_and_move_stays(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = Disk()
+    async with cared(disk) as care:
+        handle, content = await overwritten(care, Random(14))
+        random = Random(15)
+
+        async def happen() -> None:
+            del content[SIZE - PAGE * random.randrange(1, 4) :]
+            await care.mount.truncate(b"file", len(content))
+            for _ in range(20):
+                at = random.randrange(len(content) // PAGE) * PAGE
+                content[at : at + PAGE] = data = random.randbytes(PAGE)
+                await care.mount.write(handle, at, data)
+            await care.sync()
+
+        care.compactor._array = Interfering(care.mount.array, happen)  # type: ignore[assignment]
+        for _ in range(4):
+            done = await care.compactor.rewrite(await care.stripes(), no_wait)
+            assert 0 < done.moved_bytes < done.copied_bytes
+            await care.bury()
+            assert await care.mount.read(handle, 0, SIZE) == content
+    await assert_sound(disk)
+    async with cared(disk) as care:
+        assert await care.mount.content(b"file") == content
 
 
 async def test_readers_never_notice_that_stripes_move_and_go(
