@@ -221,6 +221,22 @@ async def test_a_reconstruction_survives_what_befalls_one_of_its_nodes(
         (data,) = await rig.read(view, [Wanted(0, 0, 100)])
         assert bytes(data) == content(pieces)[0][:100]
         assert trio.current_time() - started < 0.5
+        await wait_all_tasks_blocked()
+        assert not any(node.in_flight for node in rig.fleet.nodes)
+
+
+async def test_a_cancelled_reconstruction_leaves_no_get_behind(autojump_clock: MockClock) -> None:
+    async with open_rig() as rig:
+        view = await rig.write(rig.pieces([8 * KIB] * 8), layout_of())
+        rig.node(view, 0).dead = True
+        await rig.settle()
+        for node in rig.fleet.nodes:
+            node.delay_s["get"] = 5.0
+        with trio.move_on_after(0.01) as scope:
+            await rig.read(view, [Wanted(0, 0, 100)])
+        assert scope.cancelled_caught
+        await wait_all_tasks_blocked()
+        assert not any(node.in_flight for node in rig.fleet.nodes)
 
 
 async def test_a_silently_wrong_mirror_copy_is_replaced_by_another(

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from rainfs.meta import extent_cache, extents
 from rainfs.meta.engine import Reader
@@ -81,6 +82,33 @@ async def test_a_reader_that_a_commit_overtook_keeps_nothing() -> None:
                     nursery.start_soon(find, rig, file.inode)
             found = await rig.extents.find(file.inode, 0, MIB, limit=LIMIT)
             assert list(found) == await fresh(rig, file.inode, 0, MIB)
+
+
+class SlowToAnswer(MemoryEngine):
+    """Keeps the answers to reads back while `held`."""
+
+    held: trio.Event | None = None
+
+    async def read(self, body):  # type: ignore[no-untyped-def]
+        answer = await super().read(body)
+        if self.held is not None:
+            await self.held.wait()
+        return answer
+
+
+async def test_an_answer_that_is_old_when_it_comes_is_not_kept() -> None:
+    engine = SlowToAnswer()
+    async with open_rig(engine) as rig:
+        file = await rig.make(b"file")
+        await rig.write((file.inode, 0, KIB))
+        async with trio.open_nursery() as nursery:
+            engine.held = trio.Event()
+            nursery.start_soon(find, rig, file.inode)
+            await wait_all_tasks_blocked()
+            await rig.write((file.inode, 0, KIB))
+            engine.held.set()
+        found = await rig.extents.find(file.inode, 0, KIB, limit=LIMIT)
+        assert list(found) == await fresh(rig, file.inode, 0, KIB)
 
 
 async def find(rig: Rig, inode: InodeNumber) -> None:
