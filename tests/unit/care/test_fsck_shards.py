@@ -239,6 +239,22 @@ async def test_too_many_silent_nodes_make_data_unreadable_until_they_return() ->
     assert (await check(world.engine, world.backends())).clean
 
 
+async def test_a_placement_stays_as_recorded_while_nodes_that_may_tell_are_silent() -> None:
+    world = await populated()
+    first, second, third = placement(world, "first")
+    place(world, "first", (first, 9, third))
+    rows = rows_but_sessions(world)
+    for node in (first, second):
+        world.fleet[node - 1].dead = True
+    done = await repair(world.engine, world.backends())
+    assert not done.after.clean
+    assert rows_but_sessions(world) == rows
+    for node in (first, second):
+        world.fleet[node - 1].dead = False
+    assert (await repair(world.engine, world.backends())).after.clean
+    assert placement(world, "first") == (first, second, third)
+
+
 async def test_a_node_that_fails_midway_counts_as_silent() -> None:
     world = await populated()
     node = placement(world, "first")[1]
