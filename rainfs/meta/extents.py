@@ -16,6 +16,7 @@ import trio
 from msgspec.structs import replace
 
 from rainfs.meta import keys
+from rainfs.meta.attr_change import check_size
 from rainfs.meta.committing import (
     PIECES_PER_STEP,
     Commit,
@@ -24,7 +25,6 @@ from rainfs.meta.committing import (
 from rainfs.meta.engine import Engine, Reader, Transaction
 from rainfs.meta.extent_cache import ExtentCache, Row, extent_of
 from rainfs.meta.inodes import load_attr, store_attr
-from rainfs.meta.namespace import check_size
 from rainfs.meta.pieces import left_part
 from rainfs.meta.records import ATTRS, EXTENTS, ExtentRecord
 from rainfs.meta.sessions import Session

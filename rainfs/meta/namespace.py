@@ -13,11 +13,9 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from rainfs.errors import (
-    FileTooLarge,
     InvalidArgument,
     IsDirectory,
     MetadataForeign,
@@ -29,6 +27,7 @@ from rainfs.errors import (
     TooManyLinks,
 )
 from rainfs.meta import keys, renaming, xattrs
+from rainfs.meta.attr_change import AttrChange
 from rainfs.meta.directory import Directory, HashName, check_new_name, hash_with
 from rainfs.meta.engine import Engine, Reader, Transaction
 from rainfs.meta.inodes import (
@@ -43,11 +42,10 @@ from rainfs.meta.records import ATTRS, Dirent
 from rainfs.meta.renaming import Renamed, RenameFlag, Unready
 from rainfs.meta.sessions import Session
 from rainfs.meta.xattrs import XattrFlag
-from rainfs.model import MAX_FILE_BYTES, Attr, InodeNumber
+from rainfs.model import Attr, InodeNumber
 
 MAX_LINKS = (1 << 31) - 1
 MAX_TARGET_BYTES = 4_095
-PERMISSION_BITS = 0o7777
 DENSE_RATIO = 4
 """A page's inodes are read with one scan if they lie at most this much thinner than packed."""
 
@@ -59,20 +57,6 @@ class Entry(NamedTuple):
     cookie: int
     """Where a listing goes on after this entry; above 2."""
     attr: Attr
-
-
-class AttrChange(msgspec.Struct, frozen=True):
-    """What `setattr` changes; None leaves a field."""
-
-    mode: int | None = None
-    """Permission bits; the type stays."""
-    uid: int | None = None
-    gid: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
-    ctime_ns: int | None = None
-    size: int | None = None
-    """Growth only; `Extents.truncate` shrinks."""
 
 
 class Namespace:
@@ -339,7 +323,7 @@ class Namespace:
         async def body(transaction: Transaction) -> Attr:
             await self._session.check(transaction)
             attr = await load_attr(transaction, inode)
-            changed = _changed(attr, change)
+            changed = change.of(attr)
             if changed is not attr:
                 store_attr(transaction, changed)
             return changed
@@ -407,32 +391,6 @@ def check_target(target: bytes) -> None:
         raise NameTooLong(f"a target of {len(target)} bytes: at most {MAX_TARGET_BYTES}")
     if b"\0" in target:
         raise InvalidArgument("a target holds a NUL byte")
-
-
-def _changed(attr: Attr, change: AttrChange) -> Attr:
-    fields: dict[str, int] = {}
-    if change.mode is not None:
-        fields["mode"] = stat.S_IFMT(attr.mode) | change.mode & PERMISSION_BITS
-    for name in ("uid", "gid", "atime_ns", "mtime_ns", "ctime_ns"):
-        value: int | None = getattr(change, name)
-        if value is not None:
-            fields[name] = value
-    if change.size is not None:
-        check_size(attr, change.size)
-        if change.size < attr.size:
-            raise InvalidArgument("setattr does not shorten a file")
-        fields["size"] = change.size
-    return replace(attr, **fields) if fields else attr
-
-
-def check_size(attr: Attr, size: int) -> None:
-    """Raises: IsDirectory, InvalidArgument, FileTooLarge if the inode cannot have that size."""
-    if stat.S_ISDIR(attr.mode):
-        raise IsDirectory(f"inode {attr.inode} is a directory")
-    if not stat.S_ISREG(attr.mode) or size < 0:
-        raise InvalidArgument(f"inode {attr.inode} cannot have size {size}")
-    if size > MAX_FILE_BYTES:
-        raise FileTooLarge(f"{size} bytes: at most {MAX_FILE_BYTES}")
 
 
 async def _load_attrs(reader: Reader, inodes: list[InodeNumber]) -> list[Attr]:

@@ -24,8 +24,9 @@ from rainfs.errors import (
     NotFound,
     ReadOnly,
 )
+from rainfs.meta.attr_change import AttrChange
 from rainfs.meta.extents import Extents
-from rainfs.meta.namespace import AttrChange, Namespace
+from rainfs.meta.namespace import Namespace
 from rainfs.model import MAX_FILE_BYTES
 from rainfs.vfs import acl, xattr_names
 from rainfs.vfs.flush import Flusher

@@ -22,9 +22,10 @@ from rainfs.errors import (
     SessionLost,
     TooManyLinks,
 )
+from rainfs.meta.attr_change import AttrChange
 from rainfs.meta.directory import PROBE_SLOTS
 from rainfs.meta.memory import MemoryEngine
-from rainfs.meta.namespace import AttrChange, Namespace
+from rainfs.meta.namespace import Namespace
 from rainfs.meta.sessions import Session
 from rainfs.model import MAX_FILE_BYTES, ROOT_INODE
 from tests.unit.meta.rig import DIRECTORY, FILE, SYMLINK, Rig, open_rig
