@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from rainfs.async_store import access
 from rainfs.async_store.access import AsyncStore
 from rainfs.async_store.buffers import Buffers
 from rainfs.errors import NodeFailing, RainError, ShardConflict, ShardMissing, StorageError
@@ -130,6 +131,71 @@ async def test_a_cancelled_get_leaves_the_store_usable(shared: AsyncStore) -> No
             await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     assert await shared.get(key(1), 0, MIB) == b"y" * MIB
+
+
+class SlowReads:
+    """A disk whose reads take as long as the test says, by a clock that only they move."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.cost_s = 0.000_1
+        self.in_line = False
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def read(
+        self,
+        key: ShardKey,
+        offset: int,
+        length: int,
+        *,
+        into: memoryview | None = None,
+        nowait: bool = False,
+    ) -> memoryview | None:
+        if nowait:
+            return None
+        self.now_s += self.cost_s
+        self.in_line = threading.current_thread() is threading.main_thread()
+        return memoryview(bytes(length))
+
+    async def reads_in_line(self, shared: AsyncStore, count: int) -> bool:
+        """Read so often; say whether the last one went without a thread."""
+        for _ in range(count):
+            await shared.get(key(1), 0, PAGE_BYTES)
+        return self.in_line
+
+
+async def test_slow_disks_get_threads_and_one_stall_changes_nothing(
+    store: Store, shared: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowReads()
+    monkeypatch.setattr(access, "time", disk)
+    monkeypatch.setattr(store, "read", disk.read)
+    assert await disk.reads_in_line(shared, 20)
+    disk.cost_s = 0.5
+    assert await disk.reads_in_line(shared, 1)
+    disk.cost_s = 0.000_1
+    assert await disk.reads_in_line(shared, 1), "after one stall"
+    disk.cost_s = 0.010
+    assert not await disk.reads_in_line(shared, 20), "on a slow disk"
+    disk.cost_s = 0.000_1
+    assert await disk.reads_in_line(shared, 20), "once it is quick again"
+
+
+async def test_reads_at_one_time_share_threads_unless_the_disk_is_very_quick(
+    store: Store, shared: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowReads()
+    monkeypatch.setattr(access, "time", disk)
+    monkeypatch.setattr(store, "read", disk.read)
+    for cost_s, alone, beside in ((0.000_1, True, True), (0.001, True, False)):
+        disk.cost_s = cost_s
+        assert await disk.reads_in_line(shared, 40) == alone
+        over = trio.Event()
+        shared.begin_get(key(1), 0, MIB, None, lambda _, over=over: over.set())
+        assert (shared.get_nowait(key(1), 0, PAGE_BYTES) is not None) == beside
+        await over.wait()
 
 
 def test_leases_are_aligned_fit_and_come_back_once() -> None:
