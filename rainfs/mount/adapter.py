@@ -293,7 +293,7 @@ class Adapter(pyfuse3.Operations):
         )
         if takes_set_id(change, ctx):
             found = await self._attributes.get(inode)
-            mode = without_set_id(found.mode, ctx, found.gid)
+            mode = without_set_id(found.mode)
             if mode != found.mode:
                 change = change._replace(mode=mode & 0o7777)
         if change == NO_CHANGE:

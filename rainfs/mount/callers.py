@@ -48,10 +48,10 @@ def takes_set_id(change: Change, ctx: pyfuse3.RequestContext) -> bool:
     return ctx.uid != 0 and (change.size is not None or change == NO_CHANGE)
 
 
-def without_set_id(mode: int, ctx: pyfuse3.RequestContext, gid: int) -> int:
-    """Return what is left of a mode; without the group's right to execute, members keep its bit."""
+def without_set_id(mode: int) -> int:
+    """Return what is left of a mode; a group's bit without its right to execute is no such bit."""
     if not stat.S_ISREG(mode):
         return mode
-    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not is_in_group(ctx, gid)):
+    if mode & stat.S_IXGRP:
         mode &= ~stat.S_ISGID
     return mode & ~stat.S_ISUID
