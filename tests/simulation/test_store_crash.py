@@ -29,6 +29,7 @@ from tests.simulation.disk import (
 
 JOURNAL_BYTES = 128 * KIB
 CAPACITY_BYTES = 2 * MIB
+NO_LABELS = -1
 LONG_PAYLOAD_BYTES = 96 * KIB
 """Above what rides in the journal."""
 
@@ -301,6 +302,30 @@ def test_records_of_an_earlier_life_are_never_replayed_again(tmp_path: Path) -> 
     store = open_store(RecordingDisk(tmp_path / "third"))
     assert [info.key for info in store.list(None, 10)] == [*keys[:4], keys[5]]
     store.close()
+
+
+def test_a_torn_rewrite_of_the_superblock_leaves_the_old_one_or_the_new(tmp_path: Path) -> None:
+    random = Random(1)
+    disk = RecordingDisk(tmp_path / "live")
+    open_store(disk).close()
+    start = len(disk.log.operations)
+    for number in range(4):
+        # Longer than a sector, so that a torn write mixes two of them.
+        labels = {f"label-{n}": f"{number}" * 60 for n in range(20)}
+        disk.mark(("begun", number))
+        Store.open(disk.root / "node", capacity_bytes=None, labels=labels, disk=disk).close()
+        disk.mark(("done", number))
+    for point in range(start, len(disk.log.operations) + 1):
+        marks = dict([("begun", NO_LABELS), ("done", NO_LABELS), *disk.log.marks(point)])  # type: ignore[list-item]
+        for survival in (NOTHING, EVERYTHING, *[TORN] * 6):
+            directory = tmp_path / "after"
+            disk.log.crash(point, survival, random).write_to(directory)
+            store = Store.open(directory / "node", capacity_bytes=None)
+            found = {int(value[0]) for value in store.health().labels.values()} or {NO_LABELS}
+            store.close()
+            shutil.rmtree(directory)
+            assert len(found) == 1
+            assert found <= {marks["begun"], marks["done"]}
 
 
 @pytest.mark.parametrize("seed", range(3))
