@@ -12,6 +12,7 @@ from random import Random
 import apsw
 import pytest
 import trio
+from trio.testing import MockClock
 
 from rainfs.errors import MetadataError, NoSpace
 from rainfs.meta import grouping
@@ -168,6 +169,23 @@ async def test_random_transactions_are_those_of_an_engine_in_memory(tmp_path: Pa
         assert await rows_of(engine) == await rows_of(model)
         await engine.durable()
         assert await rows_of(engine) == await rows_of(model)
+
+
+async def test_the_database_is_unlocked_for_a_moment_after_each_group(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with holder(tmp_path) as (engine, _):
+        other = SqliteEngine(tmp_path / "kv.db")
+        await put(engine, b"grouped")
+        await engine.durable()
+        for number in range(3):
+            await put(engine, b"alone", b"%d" % number)
+            await put(other, b"theirs", b"%d" % number)
+            assert (await rows_of(other))[b"alone"] == b"%d" % number
+        mock_clock.jump(grouping.UNGROUPED_S * 2)
+        await put(engine, b"alone", b"no more")
+        assert (await rows_of(other))[b"alone"] == b"2"
+        await other.aclose()
 
 
 async def test_another_process_gets_its_turn_beside_a_busy_mount(tmp_path: Path) -> None:
