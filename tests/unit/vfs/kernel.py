@@ -21,6 +21,7 @@ from rainfs.errors import NoAttribute, RainError
 from rainfs.model import ROOT_INODE
 from rainfs.mount.errno_table import errno_of
 from rainfs.vfs.attributes import Change
+from rainfs.vfs.directory import DOTDOT_COOKIE
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.names import RenameFlag
 from rainfs.vfs.options import Caller
@@ -349,7 +350,7 @@ class Kernel:
             while entries := await self.vfs.directories.page(handle, at):
                 self.vfs.directories.accepted(handle, entries, len(entries))
                 for entry in entries:
-                    if entry.counted:
+                    if entry.cookie > DOTDOT_COOKIE:
                         self._known[entry.attr.inode] += 1
                         found[entry.name.decode()] = entry.attr.inode
                 at = entries[-1].cookie
