@@ -50,7 +50,7 @@ def takes_set_id(change: Change, ctx: pyfuse3.RequestContext) -> bool:
 
 def without_set_id(mode: int) -> int:
     """Return what is left of a mode; a group's bit without its right to execute is no such bit."""
-    if not stat.S_ISREG(mode):
+    if stat.S_ISDIR(mode):
         return mode
     if mode & stat.S_IXGRP:
         mode &= ~stat.S_ISGID
