@@ -52,9 +52,8 @@ def test_a_change_of_content_takes_the_bits(
             os.chmod(path, before)
             user.run(call, path, *arguments)
             # Who is outside the group takes a set-group-id bit also where the group may not
-            # execute; the mount leaves such a bit, which makes no program, at O_TRUNC.
-            kept = user is owner or (spot.mounted and call is calls.opened_truncating)
-            want = after if kept else after & ~0o2000
+            # execute; the mount leaves such a bit, which makes no program.
+            want = after if user is owner or spot.mounted else after & ~0o2000
             spot.same(oct(permissions(path)), oct(want), f"{what} by {user}, {before:o}")
         path.write_bytes(b"content")
         os.chmod(path, before)
@@ -103,6 +102,11 @@ def test_chown_takes_the_bits_of_programs(spot: Spot) -> None:
         os.chmod(path, before)
         os.chown(path, OTHER, FOREIGN_GROUP)
         spot.same(oct(permissions(path)), oct(after), f"chown by root, {before:o}")
+    for name, make in (("fifo", os.mkfifo), ("socket", calls.made_socket)):
+        make(spot / name)
+        os.chmod(spot / name, 0o6755)
+        os.chown(spot / name, USER, GROUP)
+        spot.same(oct(permissions(spot / name)), oct(0o755), f"a {name} loses them as well")
     directory = spot.directory("directory")
     os.chmod(directory, 0o6755)
     os.chown(directory, USER, GROUP)
