@@ -87,6 +87,8 @@ def main(file_mib: int, rounds: int, dead: int, niceness: int, json_path: Path |
     values: dict[str, dict[str, list[float]]] = {
         case.name: {"alive": [], "dead": []} for case in CASES
     }
+    # So that the demo ends with us, however we end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     losses = list(combinations(range(1, NODES + 1), dead))
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rainfs-degraded-")))
