@@ -25,7 +25,6 @@ import pyfuse3
 from rainfs.errors import Exists, PosixError, RainError
 from rainfs.model import KIB, Attr
 from rainfs.mount.callers import (
-    NO_CHANGE,
     caller_of,
     is_in_group,
     takes_set_id,
@@ -296,8 +295,6 @@ class Adapter(pyfuse3.Operations):
             mode = without_set_id(found.mode)
             if mode != found.mode:
                 change = change._replace(mode=mode & 0o7777)
-        if change == NO_CHANGE:
-            return self._entry(await self._attributes.get(inode))
         return self._entry(await self._attributes.set(inode, change))
 
     @guarded

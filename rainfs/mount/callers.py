@@ -17,7 +17,7 @@ import pyfuse3
 from rainfs.vfs.attributes import Change
 from rainfs.vfs.options import Caller
 
-NO_CHANGE = Change()
+_NO_CHANGE = Change()
 
 _GROUPS = re.compile(r"^Groups:[ \t]*(.*)$", re.MULTILINE)
 
@@ -43,9 +43,9 @@ def takes_set_id(change: Change, ctx: pyfuse3.RequestContext) -> bool:
     """Whether the change takes away what set-id bits the file has."""
     if change.mode is not None:
         return False
-    if change.uid is not None or change.gid is not None:
-        return True
-    return ctx.uid != 0 and (change.size is not None or change == NO_CHANGE)
+    if change.size is not None:
+        return ctx.uid != 0
+    return change.uid is not None or change.gid is not None or change == _NO_CHANGE
 
 
 def without_set_id(mode: int) -> int:
