@@ -115,10 +115,9 @@ async def serve_mount(
     finally:
         with trio.CancelScope(shield=True):
             await _detach(path)
-            try:
-                await vfs.close()
-            finally:
-                pyfuse3.close(unmount=False)
+            # Nobody answers any more: who still waits, on a mount that was busy, hears so now.
+            pyfuse3.close(unmount=False)
+            await vfs.close()
 
 
 async def _announce(path: Path, ready: Callable[[], None]) -> None:
