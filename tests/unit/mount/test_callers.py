@@ -1,48 +1,52 @@
-"""Which changes take set-id bits away, and from which modes."""
+"""Who asks: what FUSE tells, and further groups from /proc."""
 
 from __future__ import annotations
 
-import stat
-from typing import cast
+import os
+import signal
+import types
 
-import pyfuse3
 import pytest
 
-from rainfs.mount.callers import takes_set_id, without_set_id
-from rainfs.vfs.attributes import Change
+from rainfs.mount.callers import caller_of, is_in_group
 
 
-class Context:
-    """What the functions under test ask of a request."""
-
-    def __init__(self, uid: int) -> None:
-        self.uid = self.gid = uid
-        self.pid = 1
+def context(*, uid: int, gid: int, pid: int) -> types.SimpleNamespace:
+    return types.SimpleNamespace(uid=uid, gid=gid, pid=pid, umask=0o027)
 
 
-@pytest.mark.parametrize(
-    ("change", "by_root", "by_user"),
-    [
-        (Change(), True, True),  # A write that the kernel announces, or chown(-1, -1).
-        (Change(size=3), False, True),
-        (Change(uid=5), True, True),
-        (Change(gid=5), True, True),
-        (Change(mode=0o4755), False, False),
-        (Change(mode=0o755, size=0), False, False),  # The kernel has decided.
-        (Change(mtime_ns=1), False, False),
-        (Change(atime_ns=1, mtime_ns=1, ctime_ns=1), False, False),
-    ],
-)
-def test_only_content_and_owner_take_the_bits(change: Change, by_root: bool, by_user: bool) -> None:
-    root, user = (cast("pyfuse3.RequestContext", Context(uid)) for uid in (0, 1000))
-    assert takes_set_id(change, root) is by_root
-    assert takes_set_id(change, user) is by_user
+def test_the_caller_is_what_fuse_tells() -> None:
+    assert caller_of(context(uid=1, gid=2, pid=3)) == (1, 2, 0o027)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(0o4755, 0o755), (0o2755, 0o755), (0o6777, 0o777), (0o2745, 0o2745), (0o1755, 0o1755)],
-)
-def test_a_group_without_the_right_to_execute_keeps_its_bit(before: int, after: int) -> None:
-    assert without_set_id(stat.S_IFREG | before) == stat.S_IFREG | after
-    assert without_set_id(stat.S_IFDIR | before) == stat.S_IFDIR | before
+def test_root_and_the_first_group_need_no_look() -> None:
+    assert is_in_group(context(uid=0, gid=5, pid=0), 77)
+    assert is_in_group(context(uid=1000, gid=77, pid=0), 77)
+
+
+def test_a_process_that_cannot_be_seen_belongs_to_no_further_group() -> None:
+    assert not is_in_group(context(uid=1000, gid=5, pid=0), 77)
+    assert not is_in_group(context(uid=1000, gid=5, pid=1 << 30), 77)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to take groups")
+def test_further_groups_count() -> None:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([70, 77])
+        os.write(writing, b"!")
+        signal.pause()
+        os._exit(0)
+    try:
+        os.read(reading, 1)
+        asker = context(uid=1000, gid=5, pid=pid)
+        assert is_in_group(asker, 70)
+        assert is_in_group(asker, 77)
+        assert not is_in_group(asker, 7)
+        assert not is_in_group(asker, 7077)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
