@@ -112,14 +112,19 @@ class Attributes:
             if change == Change():
                 return inode
         now = self._now_ns() if change.ctime_ns is None else change.ctime_ns
-        if change.only_times and inode.pending:
-            self._set_times(inode, change, now)
-            return inode
         if change.mode is not None:
             mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
             change = change._replace(mode=mode)
-            if inode.has_xattrs:
-                await self._chmod_acl(inode, mode, now)
+        if inode.freed:
+            # A kernel that keeps times itself stores them once more behind the last unlink.
+            inode.change_owner_and_mode(change.uid, change.gid, change.mode)
+            self._set_times(inode, change, now, dirty=False)
+            return inode
+        if change.only_times and inode.pending:
+            self._set_times(inode, change, now)
+            return inode
+        if change.mode is not None and inode.has_xattrs:
+            await self._chmod_acl(inode, change.mode, now)
         self._table.touch(number)
         attr = await self._namespace.setattr(
             inode.inode,

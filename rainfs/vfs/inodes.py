@@ -137,6 +137,12 @@ class Inode:
         self.size = self.stored_size = attr.size
         self.mtime_ns, self.ctime_ns = attr.mtime_ns, attr.ctime_ns
 
+    def change_owner_and_mode(self, uid: int | None, gid: int | None, mode: int | None) -> None:
+        """Change what is not None, here alone."""
+        self.uid = self.uid if uid is None else uid
+        self.gid = self.gid if gid is None else gid
+        self.mode = self.mode if mode is None else mode
+
     def accessed(self, now_ns: int) -> bool:
         """Renew the access time by the rules of relatime; True if it changed."""
         at = self.atime_ns
@@ -257,6 +263,10 @@ class InodeTable:
         """Say that the inode has extended attributes from now on."""
         inode.has_xattrs = True
         self._plain.discard(inode.inode)
+
+    def is_known(self, inode: int) -> bool:
+        """Whether the kernel may still ask for the inode by its number."""
+        return inode in self.lookups
 
     def forget(self, inode: int, count: int) -> None:
         """Take back `count` lookups."""

@@ -145,6 +145,8 @@ class Names:
         if inode is not None:
             inode.refresh(attr)
         if attr.nlink == 0:
+            if inode is None and self._table.is_known(attr.inode):
+                inode = self._table.adopt(attr)
             held = self._table.held(attr.inode)
             if inode is not None and not held:
                 self._flusher.discard(inode)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Cluster, cluster_in
+from tests.system.harness import Cluster, cluster_in, run
 from tests.system.posix import calls
 from tests.system.posix.actor import Actors
 from tests.system.posix.spot import Spot
@@ -189,3 +189,21 @@ def test_nosuid_nodev_noexec_and_noxattr(small: Cluster) -> None:
     spot.gives(errno.EOPNOTSUPP, os.removexattr, program, "user.a")
     spot.same(program.read_bytes(), b"#!/bin/true\n")
     small.umount()
+
+
+def test_removed_files_leave_no_error_to_syncfs_where_the_kernel_keeps_times(
+    small: Cluster,
+) -> None:
+    small.mount("writeback")
+    try:
+        root = small.mountpoint
+        for number in range(20):
+            (root / f"f{number}").write_bytes(b"content")
+            os.rename(root / f"f{number}", root / f"g{number}")
+            os.unlink(root / f"g{number}")
+        (root / "stays").write_bytes(b"stays")
+        run("sync", "-f", root)
+        small.remount("writeback")
+        assert (root / "stays").read_bytes() == b"stays"
+    finally:
+        small.umount()

@@ -463,11 +463,12 @@ class Kernel:
         things: list[Thing] = []
         times: dict[str, tuple[int, Times]] = {}
         first: dict[int, str] = {}
+        untouched: dict[int, Times] = {}  # Reading by one name moves the times of all others.
 
         async def visit(path: str, number: int) -> None:
             inode = await self.vfs.attributes.get(number)
             stamps = Times(inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
-            times[path] = inode.mode, stamps
+            times[path] = inode.mode, untouched.setdefault(number, stamps)
             same = first.setdefault(number, path)
             names = await self._names_in(number) if inode.is_dir else {}
             data = inode.target

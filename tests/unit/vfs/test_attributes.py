@@ -7,7 +7,7 @@ import stat
 import pytest
 from trio.testing import MockClock
 
-from rainfs.errors import InvalidArgument, NoAttribute, NotSupported
+from rainfs.errors import InvalidArgument, NoAttribute, NotFound, NotSupported
 from rainfs.model import ROOT_INODE
 from rainfs.vfs import acl
 from rainfs.vfs.attributes import MAX_TIME_NS, MIN_TIME_NS, Change
@@ -124,3 +124,25 @@ async def test_every_inode_has_the_name_dot_for_itself(autojump_clock: MockClock
         await mount.unlink(b"f")
         assert await mount.vfs.names.lookup(inode.inode, b".") is None, "it has no name"
         mount.vfs.files.release(handle)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_the_kernel_may_store_times_of_what_it_just_unlinked(
+    in_memory: bool, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with mounted(disk) as mount:
+        mount.vfs.files.release(await mount.create(b"f"))
+        inode = await mount.inode(b"f")
+        assert inode is not None
+        number = inode.inode
+        if not in_memory:
+            mount.vfs.table._live.pop(number)
+        await mount.unlink(b"f")
+        found = await mount.vfs.attributes.set(number, Change(ctime_ns=5, mtime_ns=6, mode=0o600))
+        assert (found.ctime_ns, found.mtime_ns) == (5, 6)
+        assert stat.S_IMODE(found.mode) == 0o600
+        assert found.nlink == 0
+        mount.vfs.table.forget(number, mount.vfs.table.lookups[number])
+        with pytest.raises(NotFound):
+            await mount.vfs.attributes.set(number, Change(ctime_ns=5))
