@@ -60,6 +60,8 @@ REPORT_XATTR = b"rainfs.mount"
 DIRECTORY_BYTES = 4096
 NAME_MAX_BYTES = 255
 
+_EMPTIED = Change(size=0)
+
 _ASKED_OFTEN = {
     b"security.capability": errno.ENODATA,
     acl.ACCESS: errno.ENODATA,
@@ -290,12 +292,18 @@ class Adapter(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        if takes_set_id(change, ctx):
-            found = await self._attributes.get(inode)
-            mode = without_set_id(found.mode)
-            if mode != found.mode:
-                change = change._replace(mode=mode & 0o7777)
+        change = await self._taking_set_id(inode, change, ctx)
         return self._entry(await self._attributes.set(inode, change))
+
+    async def _taking_set_id(
+        self, inode: int, change: Change, ctx: pyfuse3.RequestContext
+    ) -> Change:
+        """Add to the change what it does to set-id bits."""
+        if not takes_set_id(change, ctx):
+            return change
+        found = await self._attributes.get(inode)
+        mode = without_set_id(found.mode, ctx, found.gid)
+        return change if mode == found.mode else change._replace(mode=mode & 0o7777)
 
     @guarded
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
@@ -356,9 +364,16 @@ class Adapter(pyfuse3.Operations):
     @waiting
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
-        handle = await self._files.open(
-            inode, truncate=bool(flags & os.O_TRUNC), write=writes, uid=ctx.uid
-        )
+        truncates = bool(flags & os.O_TRUNC)
+        handle = await self._files.open(inode, truncate=truncates, write=writes)
+        if truncates:
+            try:
+                taken = await self._taking_set_id(inode, _EMPTIED, ctx)
+                if taken.mode is not None:
+                    await self._attributes.set(inode, Change(mode=taken.mode))
+            except BaseException:
+                self._files.release(handle)
+                raise
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     @waiting

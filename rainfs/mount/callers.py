@@ -48,10 +48,13 @@ def takes_set_id(change: Change, ctx: pyfuse3.RequestContext) -> bool:
     return change.uid is not None or change.gid is not None or change == _NO_CHANGE
 
 
-def without_set_id(mode: int) -> int:
-    """Return what is left of a mode; a group's bit without its right to execute is no such bit."""
+def without_set_id(mode: int, ctx: pyfuse3.RequestContext, gid: int) -> int:
+    """Return what is left of the mode of a file of group `gid`.
+
+    A group's bit without its right to execute marks no program: only strangers to it take that.
+    """
     if stat.S_ISDIR(mode):
         return mode
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not is_in_group(ctx, gid)):
         mode &= ~stat.S_ISGID
     return mode & ~stat.S_ISUID

@@ -12,12 +12,11 @@ Invariants:
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 
 from rainfs.errors import BadHandle, FileTooLarge, IsDirectory, NoSpace, ReadOnly
 from rainfs.model import MAX_FILE_BYTES
-from rainfs.vfs.attributes import Attributes, Change
+from rainfs.vfs.attributes import Attributes
 from rainfs.vfs.buffer import Buffer
 from rainfs.vfs.flush import Flusher
 from rainfs.vfs.inodes import Inode, InodeTable
@@ -81,8 +80,8 @@ class Files:
     def __len__(self) -> int:
         return len(self._handles)
 
-    async def open(self, number: int, *, truncate: bool, write: bool, uid: int) -> int:
-        """Open a file; returns its handle.  `truncate` empties it first, as `uid`."""
+    async def open(self, number: int, *, truncate: bool, write: bool) -> int:
+        """Open a file; returns its handle.  `truncate` empties it first."""
         if self._options.read_only and (write or truncate):
             raise ReadOnly("the mount is read-only")
         inode = await self._table.get(number, exact=False)
@@ -91,22 +90,11 @@ class Files:
         handle = self.hold(inode)
         if truncate:
             try:
-                await self._empty(inode, uid)
+                await self._attributes.truncate(inode, 0)
             except BaseException:
                 self.release(handle)
                 raise
         return handle
-
-    async def _empty(self, inode: Inode, uid: int) -> None:
-        await self._attributes.truncate(inode, 0)
-        privileged = inode.mode & stat.S_ISUID or (
-            inode.mode & stat.S_ISGID and inode.mode & stat.S_IXGRP
-        )
-        if uid and privileged:
-            mode = inode.mode & ~stat.S_ISUID
-            if inode.mode & stat.S_IXGRP:
-                mode &= ~stat.S_ISGID
-            await self._attributes.set(inode.inode, Change(mode=mode))
 
     def hold(self, inode: Inode) -> int:
         """Return a new handle on an inode that is in the table."""

@@ -87,17 +87,9 @@ _length = st.one_of(
 )
 
 
-def _settled(mode: int) -> int:
-    """Without set-group-ID where it means nothing to POSIX: nobody but root or the group executes.
-
-    Kernels take that bit away when another user writes, but FUSE keeps it then.
-    """
-    return mode if mode & stat.S_IXGRP else mode & ~stat.S_ISGID
-
-
 _mode = st.one_of(
     st.sampled_from((0o644, 0o755, 0o600, 0o777, 0o4755, 0o2755, 0o2777, 0o1777)),
-    st.integers(0, 0o7777).map(_settled),
+    st.integers(0, 0o7777),
 )
 _owner = st.sampled_from((-1, 0, USER, USER + 1))
 _time_ns = st.one_of(

@@ -114,9 +114,7 @@ class Workload:
 
     async def _handle(self, inode: int) -> int:
         if inode not in self._handles:
-            self._handles[inode] = await self.lab.vfs.files.open(
-                inode, truncate=False, write=True, uid=0
-            )
+            self._handles[inode] = await self.lab.vfs.files.open(inode, truncate=False, write=True)
         return self._handles[inode]
 
     def _pick(self) -> int | None:

@@ -51,9 +51,8 @@ def test_a_change_of_content_takes_the_bits(
             os.chown(path, USER, GROUP)
             os.chmod(path, before)
             user.run(call, path, *arguments)
-            # Who is outside the group takes a set-group-id bit also where the group may not
-            # execute; the mount leaves such a bit, which makes no program.
-            want = after if user is owner or spot.mounted else after & ~0o2000
+            # Who is outside the group takes its bit also where the group may not execute.
+            want = after if user is owner else after & ~0o2000
             spot.same(oct(permissions(path)), oct(want), f"{what} by {user}, {before:o}")
         path.write_bytes(b"content")
         os.chmod(path, before)

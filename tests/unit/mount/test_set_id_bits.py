@@ -40,9 +40,24 @@ def test_only_content_and_owner_take_the_bits(change: Change, by_root: bool, by_
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [(0o4755, 0o755), (0o2755, 0o755), (0o6777, 0o777), (0o2745, 0o2745), (0o1755, 0o1755)],
+    ("before", "by_member", "by_stranger"),
+    [
+        (0o4755, 0o755, 0o755),
+        (0o2755, 0o755, 0o755),
+        (0o6777, 0o777, 0o777),
+        (0o2745, 0o2745, 0o745),
+        (0o6745, 0o2745, 0o745),
+        (0o1755, 0o1755, 0o1755),
+    ],
 )
-def test_a_group_without_the_right_to_execute_keeps_its_bit(before: int, after: int) -> None:
-    assert without_set_id(stat.S_IFREG | before) == stat.S_IFREG | after
-    assert without_set_id(stat.S_IFDIR | before) == stat.S_IFDIR | before
+def test_a_group_without_the_right_to_execute_loses_its_bit_to_strangers_only(
+    before: int, by_member: int, by_stranger: int
+) -> None:
+    root, member, stranger = (
+        cast("pyfuse3.RequestContext", Context(uid)) for uid in (0, 1000, 1001)
+    )
+    file, directory = stat.S_IFREG | before, stat.S_IFDIR | before
+    assert without_set_id(file, root, 1000) == stat.S_IFREG | by_member
+    assert without_set_id(file, member, 1000) == stat.S_IFREG | by_member
+    assert without_set_id(file, stranger, 1000) == stat.S_IFREG | by_stranger
+    assert without_set_id(directory, stranger, 1000) == directory

@@ -203,7 +203,7 @@ class Kernel:
         if not stat.S_ISREG(found.mode):
             raise _fail(errno.ENXIO)
         handle = await self.vfs.files.open(
-            found.inode, truncate=bool(flags & os.O_TRUNC), write=writes, uid=self._caller.uid
+            found.inode, truncate=bool(flags & os.O_TRUNC), write=writes
         )
         await self._install(slot, Descriptor(found.inode, handle, flags, False))
 
@@ -473,7 +473,7 @@ class Kernel:
             names = await self._names_in(number) if inode.is_dir else {}
             data = inode.target
             if stat.S_ISREG(inode.mode):
-                handle = await self.vfs.files.open(number, truncate=False, write=False, uid=0)
+                handle = await self.vfs.files.open(number, truncate=False, write=False)
                 data = bytes(await self.vfs.files.read(handle, 0, inode.size))
                 self.vfs.files.release(handle)
             elif inode.is_dir:

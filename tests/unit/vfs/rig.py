@@ -94,7 +94,7 @@ class Mount:
     async def open(self, name: bytes, *, truncate: bool = False) -> int:
         inode = await self.inode(name)
         assert inode is not None, name
-        return await self.vfs.files.open(inode.inode, truncate=truncate, write=True, uid=0)
+        return await self.vfs.files.open(inode.inode, truncate=truncate, write=True)
 
     async def write(self, handle: int, offset: int, data: bytes) -> None:
         assert await self.vfs.files.write(handle, offset, data) == len(data)

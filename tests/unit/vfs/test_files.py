@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import stat
-
 import pytest
 import trio
 from trio.testing import MockClock
@@ -191,18 +189,17 @@ async def test_truncation_of_bytes_that_cannot_be_written_does_not_wait_for_node
     await assert_sound(disk)
 
 
-async def test_open_with_truncate_empties_and_clears_set_user_id(
+async def test_open_with_truncate_empties(
     autojump_clock: MockClock,
 ) -> None:
     disk = Disk()
     async with mounted(disk) as mount:
-        handle = await mount.create(b"f", mode=0o104755)
+        handle = await mount.create(b"f")
         await mount.write(handle, 0, b"abc")
         inode = await mount.inode(b"f")
         assert inode is not None
-        await mount.vfs.files.open(inode.inode, truncate=True, write=True, uid=1000)
+        await mount.vfs.files.open(inode.inode, truncate=True, write=True)
         assert inode.size == 0
-        assert stat.S_IMODE(inode.mode) == 0o755
 
 
 async def test_a_failed_flush_keeps_the_bytes_and_a_later_one_succeeds(
@@ -391,7 +388,7 @@ async def test_closed_handles_directories_and_removed_inodes_are_refused(
         with pytest.raises(BadHandle):
             await mount.read(handle)
         with pytest.raises(IsDirectory):
-            await mount.vfs.files.open(ROOT_INODE, truncate=False, write=False, uid=0)
+            await mount.vfs.files.open(ROOT_INODE, truncate=False, write=False)
         with pytest.raises(NotFound):
             await mount.vfs.attributes.get(99)
 
@@ -405,10 +402,10 @@ async def test_a_read_only_mount_changes_nothing(autojump_clock: MockClock) -> N
     async with mounted(disk, VfsOptions(read_only=True)) as mount:
         inode = await mount.inode(b"f")
         assert inode is not None
-        handle = await mount.vfs.files.open(inode.inode, truncate=False, write=False, uid=0)
+        handle = await mount.vfs.files.open(inode.inode, truncate=False, write=False)
         assert await mount.read(handle) == b"abc"
         with pytest.raises(ReadOnly):
-            await mount.vfs.files.open(inode.inode, truncate=False, write=True, uid=0)
+            await mount.vfs.files.open(inode.inode, truncate=False, write=True)
         for change in (
             mount.create(b"g"),
             mount.unlink(b"f"),
