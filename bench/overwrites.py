@@ -71,12 +71,6 @@ def node_pids(base: Path) -> list[int]:
     return found
 
 
-def mount_pids(base: Path) -> list[int]:
-    """Return the mount of the volume below `base`."""
-    nodes = node_pids(base)
-    return [pid for pid in pids_naming(base) if pid not in nodes]
-
-
 def written_bytes(base: Path) -> int:
     """Return what all nodes together have had written to disk so far."""
     total = 0

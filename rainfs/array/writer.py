@@ -331,6 +331,7 @@ class Writer:
         """Put all assigned shards at once; those that took are in `job.placed` afterwards."""
         shard_bytes = built.stripe.shard_bytes
         volley = Volley(self._members, put_kind(shard_bytes), job.placed, job.enough)
+        placed = len(job.placed)
         self._watch.add(volley)
         try:
             others = [
@@ -341,10 +342,10 @@ class Writer:
             if shard_bytes <= LINGER_BYTES and not others and self._linger.worth_it:
                 volley.stay(self._linger)
             missed = [] if others else await volley.misses()
+            if len(job.placed) > placed:
+                job.progress_s = trio.current_time()
             if missed or others:
                 await self._send_again(job, built, volley, missed, others)
-            else:
-                job.progress_s = trio.current_time()
         finally:
             self._watch.remove(volley)
             volley.abandon()

@@ -30,9 +30,6 @@ TABLE: dict[type[errors.RainError], int] = {
 }
 """Every other class of ours is EIO: the fault of the array or the metadata, not of the caller."""
 
-EXPECTED = frozenset({errno.EIO}) ^ frozenset(TABLE.values())
-"""Numbers that are answers, not faults: they are not logged."""
-
 
 def errno_of(error: errors.RainError) -> int:
     """Return the number for an error, by its class or the nearest one above."""

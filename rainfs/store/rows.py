@@ -13,7 +13,7 @@ import msgspec
 
 from rainfs.checksum import crc32c
 from rainfs.errors import ShardCorrupt
-from rainfs.model import MAX_ABOUT_BYTES, MAX_SHARD_BYTES, PAGE_BYTES, ShardKey, StripeId
+from rainfs.model import PAGE_BYTES, ShardKey, StripeId
 
 _KEY = struct.Struct(">QH")
 _ROW = struct.Struct("<IQII")
@@ -22,7 +22,6 @@ _ROW = struct.Struct("<IQII")
 CRC_BYTES = 4
 KEY_BYTES = _KEY.size
 ROW_HEADER_BYTES = _ROW.size
-MAX_ROW_BYTES = ROW_HEADER_BYTES + MAX_SHARD_BYTES // PAGE_BYTES * CRC_BYTES + MAX_ABOUT_BYTES
 
 
 class Row(msgspec.Struct, frozen=True):

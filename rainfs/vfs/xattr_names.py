@@ -12,8 +12,6 @@ from rainfs.vfs import acl
 
 TRUSTED = b"trusted."
 NAMESPACES = (b"user.", TRUSTED, b"security.")
-KNOWN = (*NAMESPACES, acl.ACCESS, acl.DEFAULT)
-"""What a name starts with, if it is one of ours."""
 
 
 def check_name(name: bytes) -> None:

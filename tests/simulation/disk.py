@@ -34,19 +34,10 @@ from rainfs.memory import Buffer
 from rainfs.store.disk import SystemDisk
 from tests.simulation.power import (
     DIRECTORY,
-    EVERYTHING,
-    MIXED,
-    NOTHING,
-    PREFIX,
-    RANDOM,
     SECTOR_BYTES,
-    TORN,
-    CrashState,
     Kind,
     Log,
     Operation,
-    Survival,
-    sample,
 )
 from tests.simulation.sqlite_vfs import RecordingVFS
 
@@ -270,22 +261,3 @@ class RecordingDisk(SystemDisk):
         with self._lock:
             self.check(Kind.SYNC_DIRECTORY, self.name(path))
             self.directory_synced(path)
-
-
-__all__ = [
-    "EVERYTHING",
-    "MIXED",
-    "NOTHING",
-    "PREFIX",
-    "RANDOM",
-    "SECTOR_BYTES",
-    "TORN",
-    "CrashState",
-    "Fault",
-    "Kind",
-    "Log",
-    "Operation",
-    "RecordingDisk",
-    "Survival",
-    "sample",
-]

@@ -9,7 +9,8 @@ from random import Random
 import apsw
 import pytest
 
-from tests.simulation.disk import (
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import (
     EVERYTHING,
     MIXED,
     NOTHING,
@@ -19,7 +20,6 @@ from tests.simulation.disk import (
     TORN,
     CrashState,
     Kind,
-    RecordingDisk,
     Survival,
     sample,
 )

@@ -11,12 +11,13 @@ import trio
 from rainfs.meta.engine import Reader, Transaction
 from rainfs.meta.extents import Extents
 from rainfs.meta.namespace import Namespace
-from rainfs.meta.recount import recount
 from rainfs.meta.sessions import Session
 from rainfs.meta.sqlite import SqliteEngine
 from rainfs.meta.volume import format_volume, open_volume
 from rainfs.model import ROOT_INODE, InodeNumber
-from tests.simulation.disk import EVERYTHING, NOTHING, PREFIX, RANDOM, TORN, RecordingDisk, sample
+from tests.model.recount import recount
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import EVERYTHING, NOTHING, PREFIX, RANDOM, TORN, sample
 from tests.unit.meta.rig import FILE, LAYOUT, Rig
 
 SURVIVALS = (NOTHING, EVERYTHING, PREFIX, RANDOM, TORN)

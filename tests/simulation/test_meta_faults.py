@@ -11,7 +11,8 @@ import trio
 from rainfs.errors import MetadataError, NoSpace
 from rainfs.meta.engine import Reader, Transaction
 from rainfs.meta.sqlite import SqliteEngine
-from tests.simulation.disk import Kind, RecordingDisk
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import Kind
 
 WAKE_PAGES = 20
 PATIENCE_S = 20

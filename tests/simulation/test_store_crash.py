@@ -15,7 +15,8 @@ from rainfs.errors import NodeFailing, NodeFull, ShardMissing, StorageError
 from rainfs.model import KIB, MIB, PAGE_BYTES, ShardKey, StripeId
 from rainfs.store.opening import STORAGE_NAME
 from rainfs.store.store import Store
-from tests.simulation.disk import (
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import (
     EVERYTHING,
     NOTHING,
     PREFIX,
@@ -23,7 +24,6 @@ from tests.simulation.disk import (
     TORN,
     CrashState,
     Kind,
-    RecordingDisk,
     sample,
 )
 

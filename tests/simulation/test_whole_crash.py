@@ -23,21 +23,21 @@ from rainfs.care import fsck
 from rainfs.errors import ShardMissing
 from rainfs.meta.engine import Engine
 from rainfs.meta.extents import Extents
-from rainfs.meta.recount import recount
 from rainfs.meta.stripes import scan_stripes, tombstones
 from rainfs.model import NO_NODE, NodeNumber, ShardKey, StripeId
-from tests.simulation.disk import (
+from tests.model.recount import recount
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.oracle import Recovered, Truth, read_volume
+from tests.simulation.power import (
     EVERYTHING,
     MIXED,
     NOTHING,
     RANDOM,
     TORN,
     CrashState,
-    RecordingDisk,
     Survival,
     sample,
 )
-from tests.simulation.oracle import Recovered, Truth, read_volume
 from tests.simulation.whole import Lab, make_volume, open_lab
 from tests.simulation.workload import Workload
 

@@ -13,9 +13,9 @@ from rainfs.care.fsck import Report, check, repair
 from rainfs.errors import MetadataForeign, MetadataVersion
 from rainfs.meta import keys
 from rainfs.meta.checking_findings import LOST_KINDS, Kind
-from rainfs.meta.recount import recount
 from rainfs.meta.sessions import Session
 from rainfs.model import ROOT_INODE, InodeNumber
+from tests.model.recount import recount
 from tests.unit.care.fsck_world import FsckWorld, populated
 
 SHORT_EXAMPLES = 60

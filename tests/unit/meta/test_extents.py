@@ -12,7 +12,6 @@ from rainfs.meta import committing, extents
 from rainfs.meta.engine import MAX_TRANSACTION_KEYS
 from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents, FileUpdate
 from rainfs.meta.memory import MemoryEngine
-from rainfs.meta.recount import recount
 from rainfs.meta.sessions import Session
 from rainfs.meta.stripes import (
     StripeCounts,
@@ -22,6 +21,7 @@ from rainfs.meta.stripes import (
     tombstones,
 )
 from rainfs.model import KIB, MAX_FILE_BYTES, MIB, ROOT_INODE, InodeNumber, StripeId
+from tests.model.recount import recount
 from tests.unit.meta.rig import PLACEMENT, Rig, open_rig, view_of
 
 Origin = tuple[int, int, int]

@@ -19,7 +19,8 @@ from rainfs.meta import grouping
 from rainfs.meta.engine import Engine, Reader, SessionLock, Transaction
 from rainfs.meta.memory import MemoryEngine
 from rainfs.meta.sqlite import SqliteEngine
-from tests.simulation.disk import Kind, RecordingDisk
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import Kind
 
 PATIENCE_S = 20.0
 

@@ -12,9 +12,9 @@ from rainfs.errors import SessionLost
 from rainfs.meta import moving
 from rainfs.meta.engine import MAX_TRANSACTION_KEYS
 from rainfs.meta.moving import Run, live_runs, move
-from rainfs.meta.recount import recount
 from rainfs.meta.stripes import scan_stripes, tombstones
 from rainfs.model import KIB, ROOT_INODE, Extent, InodeNumber, StripeId
+from tests.model.recount import recount
 from tests.unit.meta.rig import Rig, open_rig, view_of
 
 BLOCK = 1_000

@@ -23,8 +23,8 @@ from rainfs.errors import (
 )
 from rainfs.meta.memory import MemoryEngine
 from rainfs.meta.namespace import RenameFlag
-from rainfs.meta.recount import recount
 from rainfs.model import ROOT_INODE, InodeNumber
+from tests.model.recount import recount
 from tests.unit.meta.rig import DIRECTORY, FILE, Rig, open_rig
 
 NAMES = (b"a", b"b", b"c", b"d")

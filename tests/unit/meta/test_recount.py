@@ -10,9 +10,9 @@ from rainfs.errors import MetadataForeign
 from rainfs.meta import keys
 from rainfs.meta.memory import MemoryEngine
 from rainfs.meta.records import ATTRS, EXTENTS, STATES, ExtentRecord
-from rainfs.meta.recount import Miscount, Recount, recount
 from rainfs.meta.stripes import count_stripes, scan_stripes, tombstones
 from rainfs.model import ROOT_INODE, NodeNumber, Placement, StripeView
+from tests.model.recount import Miscount, Recount, recount
 from tests.unit.meta.rig import Rig, open_rig, view_of
 
 Damage = Callable[[MemoryEngine, int, int], None]

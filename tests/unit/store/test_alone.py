@@ -12,7 +12,8 @@ import pytest
 from rainfs.errors import NodeFailing, NodeFull
 from rainfs.model import KIB, MAX_ABOUT_BYTES, MIB, PAGE_BYTES, ShardKey, StripeId
 from rainfs.store.store import Store
-from tests.simulation.disk import Kind, RecordingDisk
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import Kind
 
 
 def key(stripe: int, shard: int = 0) -> ShardKey:

@@ -17,7 +17,8 @@ from rainfs.memory import Buffer, page_buffer
 from rainfs.model import KIB, MIB, PAGE_BYTES, ShardKey, StripeId
 from rainfs.store.disk import SystemDisk
 from rainfs.store.store import Store
-from tests.simulation.disk import Kind, RecordingDisk
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import Kind
 
 
 def key(stripe: int, shard: int = 0) -> ShardKey:

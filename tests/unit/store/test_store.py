@@ -35,7 +35,8 @@ from rainfs.store.index import Index
 from rainfs.store.opening import INDEX_NAME, STORAGE_NAME
 from rainfs.store.rows import Row, pack_key, pack_row
 from rainfs.store.store import INLINE_BYTES, Store
-from tests.simulation.disk import Kind, RecordingDisk
+from tests.simulation.disk import RecordingDisk
+from tests.simulation.power import Kind
 
 
 def key(stripe: int, shard: int = 0) -> ShardKey:

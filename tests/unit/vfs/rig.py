@@ -11,7 +11,6 @@ import trio
 from rainfs.array.array import Array
 from rainfs.meta.memory import MemoryEngine
 from rainfs.meta.nodes import list_nodes
-from rainfs.meta.recount import recount
 from rainfs.meta.sessions import Session
 from rainfs.meta.volume import Volume, format_volume, open_volume
 from rainfs.model import KIB, MIB, ROOT_INODE, Layout, Node, NodeNumber, VolumeId
@@ -20,6 +19,7 @@ from rainfs.vfs.names import RenameFlag
 from rainfs.vfs.options import Caller, VfsOptions
 from rainfs.vfs.vfs import VFS
 from tests.fakes.backend import FakeFleet
+from tests.model.recount import recount
 from tests.unit.array.rig import layout_of
 
 ROOT = Caller(0, 0, 0o022)
