@@ -201,9 +201,11 @@ class Names:
         )
 
     def _unready(self, number: InodeNumber) -> bool:
-        """Whether bytes of the inode must be committed before it replaces another."""
+        """Whether bytes of the inode, or its length, must be committed before it replaces another."""
         inode = self._table.peek(number)
-        return inode is not None and bool(inode.dirty or inode.layers)
+        if inode is None:
+            return False
+        return bool(inode.dirty or inode.layers) or inode.size != inode.stored_size
 
     def _moved_between(self, parent: int, new_parent: int, now: int, renamed: Renamed) -> None:
         """Note what a rename did to the directories."""

@@ -124,6 +124,26 @@ async def test_lookups_and_handles_leave_nothing_behind(autojump_clock: MockCloc
         assert len(mount.vfs.files) == len(mount.vfs.directories) == 0
 
 
+async def test_replacing_a_file_commits_a_length_that_no_bytes_came_with(
+    autojump_clock: MockClock,
+) -> None:
+    disk = Disk()
+    async with mounted(disk) as mount:
+        handle = await mount.create(b"f")
+        await mount.write(handle, 0, b"old")
+        mount.vfs.files.release(handle)
+    async with mounted(disk, close=False) as mount:
+        handle = await mount.create(b"f.new")
+        await mount.write(handle, 0, b"new")
+        await mount.vfs.files.fsync(handle)
+        mount.vfs.files.release(handle)
+        await mount.truncate(b"f.new", 5)
+        await mount.rename(b"f.new", b"f")
+    async with mounted(disk) as mount:
+        assert await mount.content(b"f") == b"new\0\0"
+    await assert_sound(disk)
+
+
 async def test_replacing_a_file_shows_old_or_new_bytes_after_a_crash(
     autojump_clock: MockClock,
 ) -> None:
