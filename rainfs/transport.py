@@ -1,19 +1,24 @@
-"""The network boundary: TCP streams over trio, and the queue of frames that leave on one.
+"""The network boundary: streams over trio, and the queue of frames that leave on one.
 
-Owns sockets, their options and readiness.  Refuses to know messages.  Whatever the operating system
-reports is a NodeUnavailable here.  Calls named `x_nowait` do what is possible at once and never
-suspend, which saves a turn of the scheduler where bytes or room are there already; `x_inline` waits
-without one.  A TLS stream
-will be a second class with the methods of `Stream`.
+Owns sockets, their options and readiness: TCP, and between processes of one host Unix sockets in
+the abstract namespace, which can carry descriptors.  Refuses to know messages.  Whatever the
+operating system reports is a NodeUnavailable here.  A descriptor that was received belongs to
+whoever asked for it, is closed on exec, and comes at no other time.  Calls named `x_nowait` do what
+is possible at once and never suspend, which saves a turn of the scheduler where bytes or room are
+there already; `x_inline` waits without one.  A TLS stream will be a second class with the methods
+of `Stream`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import select
 import socket
+import struct
+from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -22,6 +27,7 @@ import trio
 
 from rainfs.errors import NodeUnavailable
 from rainfs.memory import Buffer
+from rainfs.model import MIB
 
 MAX_BUFFERS_PER_SEND = 64
 """Well below the kernel's IOV_MAX of 1024."""
@@ -34,24 +40,33 @@ KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
 
+MAX_DESCRIPTORS = 4
+"""As many as one message may bring; the kernel closes what comes beyond."""
+
+UNIX_SEND_BUFFER_BYTES = 4 * MIB
+"""The kernel does not tune those by itself.  It cuts this where the system allows less."""
+
+_SO_SNDBUFFORCE: Final = 32
+
+_CREDENTIALS: Final = struct.Struct("iII")
+"""struct ucred: process, user, group."""
+_DESCRIPTOR_BYTES: Final = array("i").itemsize
+
 _WOULD_BLOCK: Final = (BlockingIOError, InterruptedError)
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 class Stream:
-    """One TCP connection; one task may receive and one may send at a time."""
+    """One connection; one task may receive and one may send at a time."""
 
     __slots__ = ("_closed", "_poll", "_socket", "peer")
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)
-        # Buffers are left to the kernel's autotuning: fixing SO_SNDBUF or SO_RCVBUF turns it off
-        # and was slower for shards of 1 MiB.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        if sock.family == socket.AF_UNIX:
+            _set_unix_options(sock)
+        else:
+            _set_tcp_options(sock)
         self._socket = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -75,6 +90,59 @@ class Stream:
             return self._socket.sendmsg(buffers)
         except _WOULD_BLOCK:
             return 0
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def send_descriptors(self, buffers: Sequence[Buffer], descriptors: Sequence[int]) -> int:
+        """Send as `send_nowait` does, copies of `descriptors` with the first byte.
+
+        Raises: NodeUnavailable also where nothing can be sent at once.
+        """
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
+        try:
+            return self._socket.sendmsg(buffers, rights)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def receive_descriptors(self, into: memoryview, descriptors: list[int]) -> int | None:
+        """Receive as `receive_nowait` does; add the descriptors that came along, which are new."""
+        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_BYTES)
+        try:
+            count, found, _, _ = self._socket.recvmsg_into([into], room, socket.MSG_CMSG_CLOEXEC)
+        except _WOULD_BLOCK:
+            return None
+        except OSError as error:
+            raise self._lost(error) from error
+        for level, kind, data in found:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                whole = len(data) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES
+                descriptors += array("i", data[:whole])
+        return count
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the peer is a process of this host, by a way that can carry descriptors."""
+        return self._socket.family == socket.AF_UNIX
+
+    @property
+    def peer_user(self) -> int:
+        """User id of the process at the other end of a Unix socket.  Raises: NodeUnavailable."""
+        try:
+            found = self._socket.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+            )
+        except OSError as error:
+            raise self._lost(error) from error
+        _, user, _ = _CREDENTIALS.unpack(found)
+        return int(user)
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Our own address and the peer's, as this end sees them.  Raises: NodeUnavailable."""
+        try:
+            return address_text(self._socket.getsockname()), address_text(
+                self._socket.getpeername()
+            )
         except OSError as error:
             raise self._lost(error) from error
 
@@ -117,6 +185,38 @@ class Stream:
         return NodeUnavailable(f"{self.peer}: connection lost: {reason}")
 
 
+def _set_tcp_options(sock: socket.socket) -> None:
+    # Buffers are left to the kernel's autotuning: fixing SO_SNDBUF or SO_RCVBUF turns it off
+    # and was slower for shards of 1 MiB.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def _set_unix_options(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, UNIX_SEND_BUFFER_BYTES)
+    except OSError:
+        # Beyond the system's own limit only for root.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BUFFER_BYTES)
+
+
+def address_text(address: object) -> str:
+    """Return a socket's address for people and for comparison; nothing for a Unix socket's."""
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT, as `address_text` has it, lies on this host's loopback interface."""
+    host = address.rpartition(":")[0].partition("%")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 async def connect(host: str, port: int, *, deadline_s: float) -> Stream:
     """Connect to a node.  Raises: NodeUnavailable when refused or not done within `deadline_s`."""
     peer = f"{host}:{port}"
@@ -151,20 +251,37 @@ async def _connect(sock: socket.socket, address: tuple[object, ...]) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def connect_unix(name: bytes, peer: str) -> Stream:
+    """Connect to `name` in the abstract namespace, at once.  Raises: NodeUnavailable."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(b"\0" + name)
+        return Stream(sock, peer)
+    except OSError as error:
+        sock.close()
+        raise NodeUnavailable(f"{peer}: {error.strerror}") from error
+
+
 class Listener:
     """A socket that accepts connections."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._closed = False
-        self.address: tuple[str, int] = sock.getsockname()[:2]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of a TCP listener."""
+        host, port = self._socket.getsockname()[:2]
+        return str(host), int(port)
 
     async def accept(self) -> Stream | None:
         """Return the next connection, or None once the listener is closed."""
         while not self._closed:
             try:
                 sock, peer = self._socket.accept()
-                return Stream(sock, f"{peer[0]}:{peer[1]}")
+                return Stream(sock, address_text(peer) or "a neighbour")
             except _WOULD_BLOCK:
                 with contextlib.suppress(trio.ClosedResourceError):
                     await trio.lowlevel.wait_readable(self._socket)
@@ -184,10 +301,20 @@ class Listener:
 
 def listen(address: tuple[str, int], family: socket.AddressFamily) -> Listener:
     """Listen on a numeric address.  Raises: OSError as the system has it."""
+    return _listen(address, family)
+
+
+def listen_unix(name: bytes) -> Listener:
+    """Listen on `name` in the abstract namespace.  Raises: OSError as the system has it."""
+    return _listen(b"\0" + name, socket.AF_UNIX)
+
+
+def _listen(address: tuple[str, int] | bytes, family: socket.AddressFamily) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(LISTEN_BACKLOG)
     except BaseException:

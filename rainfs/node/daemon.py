@@ -1,14 +1,15 @@
 """The node daemon: accepts connections and serves a store to them.
 
-Owns the listener, the sessions and the bounds that they share.  Refuses to know what travels on a
-connection.  Invariants: it listens on loopback only; its sessions together never hold more request
-memory than NODE_BUDGET_BYTES; the store outlives it.
+Owns the listeners, the sessions and the bounds that they share.  Refuses to know what travels on a
+connection.  Invariants: it listens on loopback only, and on a Unix socket for its own host; its
+sessions together never hold more request memory than NODE_BUDGET_BYTES; the store outlives it.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 
 import trio
@@ -18,6 +19,7 @@ from rainfs.async_store.buffers import Buffers
 from rainfs.errors import InputError
 from rainfs.model import MIB
 from rainfs.node.budget import Budget
+from rainfs.node.neighbours import Neighbours
 from rainfs.node.session import Patience, Session
 from rainfs.store.store import Store
 from rainfs.transport import Listener, Stream, listen
@@ -57,8 +59,9 @@ async def open_listener(host: str, port: int) -> Listener:
 class _Daemon:
     """The sessions of one listener."""
 
-    def __init__(self, store: AsyncStore, patience: Patience) -> None:
+    def __init__(self, store: AsyncStore, neighbours: Neighbours, patience: Patience) -> None:
         self._store = store
+        self._neighbours = neighbours
         self._patience = patience
         self._budget = Budget(NODE_BUDGET_BYTES)
         self._buffers = Buffers()
@@ -67,6 +70,10 @@ class _Daemon:
     async def accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         """Serve connections until the listener is closed."""
         while (stream := await listener.accept()) is not None:
+            if stream.is_unix and not self._neighbours.may_enter(stream):
+                log.warning("another user's process was turned away from the Unix socket")
+                stream.close()
+                continue
             if len(self._sessions) >= MAX_CONNECTIONS:
                 log.warning("%s: refused, %d connections are open", stream.peer, MAX_CONNECTIONS)
                 stream.close()
@@ -74,7 +81,9 @@ class _Daemon:
             nursery.start_soon(self._serve, stream)
 
     async def _serve(self, stream: Stream) -> None:
-        session = Session(stream, self._store, self._budget, self._buffers, self._patience)
+        session = Session(
+            stream, self._store, self._budget, self._buffers, self._patience, self._neighbours
+        )
         self._sessions.add(session)
         try:
             await session.run()
@@ -118,15 +127,23 @@ async def serve_on(
 ) -> None:
     """Do what `serve` does, on a listener that is open already; closes it."""
     shared = AsyncStore(store)
-    daemon = _Daemon(shared, patience)
+    readers = store.open_readers()
+    neighbours = Neighbours(store.uuid, readers)
+    daemon = _Daemon(shared, neighbours, patience)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(daemon.accept, listener, nursery)
+            if neighbours.listener is not None:
+                nursery.start_soon(daemon.accept, neighbours.listener, nursery)
             task_status.started(listener.address)
             await (trio.Event() if stopping is None else stopping).wait()
             listener.close()
+            neighbours.close()
             daemon.stop_reading()
             nursery.cancel_scope.deadline = trio.current_time() + GRACE_S
     finally:
         listener.close()
+        neighbours.close()
+        for descriptor in readers:
+            os.close(descriptor)
         await shared.aclose()

@@ -11,6 +11,7 @@ send ends at most this connection.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,11 +31,13 @@ from rainfs.errors import (
 from rainfs.memory import Buffer
 from rainfs.model import KIB, MIB, ShardKey, VolumeId
 from rainfs.node.budget import Budget
-from rainfs.transport import Outbox, Stream
+from rainfs.node.neighbours import Neighbours
+from rainfs.transport import MAX_DESCRIPTORS, Outbox, Stream
 from rainfs.wire import messages as wire
 from rainfs.wire.connection import Arrived, Connection, Event, PayloadAhead
 from rainfs.wire.faults import fault_code, fault_text
 from rainfs.wire.framing import PREAMBLE
+from rainfs.wire.state import State
 
 log = logging.getLogger("rainfs.node")
 
@@ -88,8 +91,12 @@ class Session:
         budget: Budget,
         buffers: Buffers,
         patience: Patience,
+        neighbours: Neighbours,
     ) -> None:
         self._stream = stream
+        self._neighbours = neighbours
+        self._brought: list[int] = []
+        """Descriptors that came with the greeting."""
         self._store = store
         self._buffers = buffers
         self._patience = patience
@@ -129,6 +136,8 @@ class Session:
             self._gone = True
             self._outbox.close()
             self._stream.close()
+            for descriptor in self._brought:
+                os.close(descriptor)
 
     # --- Receiving. -----------------------------------------------------------------------------
 
@@ -174,14 +183,36 @@ class Session:
         hello = event.message
         assert isinstance(hello, wire.Hello)
         self._volume = hello.volume
-        welcome = wire.Welcome(self._store.uuid, self._store.volume, __version__)
-        buffers = self._connection.send(0, welcome)
-        self._outbox.post(buffers, len(buffers[0]))
+        self._welcome(hello)
         return True
+
+    def _welcome(self, hello: wire.Hello) -> None:
+        """Answer the greeting; a neighbour of the store's volume gets the descriptors it wants."""
+        name, ours, theirs = self._neighbours.offer(self._stream)
+        descriptors: tuple[int, ...] = ()
+        if self._stream.is_unix and hello.descriptors and hello.volume == self._store.volume:
+            descriptors = self._neighbours.descriptors
+        welcome = wire.Welcome(
+            self._store.uuid,
+            self._store.volume,
+            __version__,
+            unix_name=name,
+            node_address=ours,
+            client_address=theirs,
+            descriptors=len(descriptors),
+        )
+        buffers = self._connection.send(0, welcome)
+        if descriptors:
+            # The first bytes of a connection find room.
+            sent = self._stream.send_descriptors(buffers, descriptors)
+            if sent < len(buffers[0]):
+                raise NodeUnavailable(f"{self._stream.peer}: takes no greeting")
+        else:
+            self._outbox.post(buffers, len(buffers[0]))
 
     async def _next_event(self) -> Event | None:
         """Return the next event, or None when the client has left."""
-        connection, stream = self._connection, self._stream
+        connection = self._connection
         receives = 0
         while (event := connection.next_event()) is None:
             received = None
@@ -189,7 +220,7 @@ class Session:
                 if not self._may_have_more:
                     await self._wait_for_bytes()
                 space = connection.buffer()
-                received = stream.receive_nowait(space)
+                received = self._receive_into(space)
                 # What did not fill the space was all there was: wait before trying again.
                 self._may_have_more = received == len(space)
             if received == 0:
@@ -201,6 +232,14 @@ class Session:
         if isinstance(event, Arrived):
             self._frame_wait_s = 0.0
         return event
+
+    def _receive_into(self, space: memoryview) -> int | None:
+        if self._connection.state is State.NEW and self._stream.is_unix:
+            received = self._stream.receive_descriptors(space, self._brought)
+            if len(self._brought) > MAX_DESCRIPTORS:
+                raise RemoteProtocolError("a greeting with too many descriptors")
+            return received
+        return self._stream.receive_nowait(space)
 
     async def _wait_for_bytes(self) -> None:
         """Wait for as long as it takes between frames, and within bounds inside one."""

@@ -44,6 +44,10 @@ class Disk(Protocol):
         """Open for reading and writing, mode 0600; `direct` asks for O_DIRECT."""
         ...
 
+    def reopen(self, fd: int, *, direct: bool = False) -> int:
+        """Open the file of a handle anew, for reading only; it shares no lock with the handle."""
+        ...
+
     def close(self, fd: int) -> None:
         """Close a handle."""
         ...
@@ -115,6 +119,11 @@ class SystemDisk:
         return os.open(
             path, flags | (os.O_CREAT if create else 0) | (os.O_DIRECT if direct else 0), 0o600
         )
+
+    def reopen(self, fd: int, *, direct: bool = False) -> int:
+        """Open /proc/self/fd/FD, which is the very file, whatever its name is by now."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+        return os.open(f"/proc/self/fd/{fd}", flags)
 
     def close(self, fd: int) -> None:
         """Close a handle."""

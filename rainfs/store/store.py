@@ -308,6 +308,19 @@ class Store:
             # A deletion may have given the space to another shard meanwhile: look once more.
         raise ShardCorrupt(f"{key} does not match its checksums")
 
+    def open_readers(self) -> list[int]:
+        """Return descriptors of the storage file for reading: buffered, and O_DIRECT where it has
+        that; whoever asked closes them.  None where the system refuses.
+        """
+        readers: list[int] = []
+        try:
+            readers.append(self._disk.reopen(self._opened.fd))
+            if self._opened.direct is not None:
+                readers.append(self._disk.reopen(self._opened.direct, direct=True))
+        except OSError as error:
+            log.info("%s: no descriptors to share: %s", self._opened.directory, error.strerror)
+        return readers
+
     def list(self, after: ShardKey | None, limit: int) -> list[ShardInfo]:
         """Return at most `limit` shards above `after`, in key order, without descriptions.
 

@@ -44,6 +44,11 @@ MAX_ABOUT_HEADER_BYTES = MAX_ABOUT_BYTES + MAX_SMALL_HEADER_BYTES
 ID_BYTES = 16
 """Length of a volume id and of a node uuid."""
 
+MAX_UNIX_NAME_BYTES = 100
+"""The kernel takes 107 beside the leading zero."""
+
+MAX_STORAGE_DESCRIPTORS = 2
+
 _MAX_STRIPE = (1 << 64) - 1
 
 
@@ -87,27 +92,45 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True, array_like=True):
-    """The client's first frame: for which volume it comes (None: for `health` and `claim`)."""
+    """The client's first frame: for which volume it comes (None: for `health` and `claim`).
+
+    Over a Unix socket it may ask for `descriptors` of the storage file.
+    """
 
     kind = Kind.HELLO
     volume: VolumeId | None
     software: str = ""
+    descriptors: bool = False
 
     def check(self) -> None:
         _check_id(self.volume)
 
 
 class Welcome(Message, frozen=True, array_like=True):
-    """The node's first frame: who it is and which volume its store belongs to."""
+    """The node's first frame: who it is and which volume its store belongs to.
+
+    Over TCP also the Unix socket where a client of the same host may come instead (a name in the
+    abstract namespace), and both ends of this connection as the node sees them: a client for
+    whom they are others is not directly connected, and must not go over.  Over a Unix socket, how
+    many descriptors of the storage file come with it: the first is buffered, a second is O_DIRECT.
+    """
 
     kind = Kind.WELCOME
     uuid: NodeUuid
     volume: VolumeId | None
     software: str = ""
+    unix_name: bytes = b""
+    node_address: str = ""
+    client_address: str = ""
+    descriptors: int = 0
 
     def check(self) -> None:
         _check_id(self.uuid)
         _check_id(self.volume)
+        if len(self.unix_name) > MAX_UNIX_NAME_BYTES:
+            raise ValueError(f"a socket's name of {len(self.unix_name)} bytes")
+        if not 0 <= self.descriptors <= MAX_STORAGE_DESCRIPTORS:
+            raise ValueError(f"{self.descriptors} descriptors")
 
 
 class Put(Message, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from rainfs.array.backends.going_over import go_over
 from rainfs.array.backends.link import Begun, Link
 from rainfs.array.backends.reach import Reach
 from rainfs.errors import NodeUnavailable, ProtocolError, RainError
@@ -53,7 +54,9 @@ class Lane:
         *,
         deadline_s: float,
         nursery: trio.Nursery,
+        descriptors: bool = False,
     ) -> None:
+        """Use `reach`; on a node of this host, ask for `descriptors` of its storage file."""
         self._host = host
         self._port = port
         self._peer = f"{host}:{port}"
@@ -61,6 +64,7 @@ class Lane:
         self._reach = reach
         self._deadline_s = deadline_s
         self._nursery = nursery
+        self._descriptors = descriptors
         self._attempt: _Attempt | None = None
         self._link: Link | None = None
         self._runs: set[trio.CancelScope] = set()
@@ -160,11 +164,22 @@ class Lane:
             stream = await connect(self._host, self._port, deadline_s=deadline_s)
             link = Link(stream, self._volume, deadline_s=self._deadline_s)
             try:
-                await link.greet()
+                welcome = await link.greet()
+                nearer = await go_over(
+                    link,
+                    welcome,
+                    self._peer,
+                    self._volume,
+                    deadline_s=self._deadline_s,
+                    descriptors=self._descriptors,
+                )
             except BaseException:
                 link.drop(f"{self._peer}: not greeted")
                 raise
-            return link
+            if nearer is None:
+                return link
+            link.drop(f"{self._peer}: went over to its Unix socket")
+            return nearer
         raise NodeUnavailable(f"{self._peer}: no greeting within {deadline_s:g} s")
 
     def close(self) -> None:

@@ -12,12 +12,13 @@ as well as the task in `run`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from rainfs import __version__
-from rainfs.errors import NodeUnavailable, RainError, StorageError
+from rainfs.errors import NodeUnavailable, RainError, RemoteProtocolError, StorageError
 from rainfs.memory import Buffer
 from rainfs.model import VolumeId
 from rainfs.transport import Outbox, Parcel, Stream
@@ -91,14 +92,24 @@ class Link:
         """Why it was given up by another task than the one in `run`."""
         self.stalled = False
         """Whether it was given up because the node had gone silent."""
+        self._descriptors: list[int] = []
+        """What came with the greeting and nobody has taken."""
 
-    async def greet(self) -> Welcome:
-        """Exchange greetings.  Raises: NodeUnavailable, RemoteProtocolError, what the node says."""
-        hello = self._connection.send(0, Hello(self._volume, __version__))
-        self._outbox.post(hello, len(hello[0]))
+    async def greet(self, *, descriptors: bool = False, bring: Sequence[int] = ()) -> Welcome:
+        """Exchange greetings.
+
+        Over a Unix socket, perhaps ask for `descriptors`, and `bring` some, which stay the
+        caller's.  Raises: NodeUnavailable, RemoteProtocolError, what the node says.
+        """
+        hello = self._connection.send(0, Hello(self._volume, __version__, descriptors))
+        if bring:
+            if self._stream.send_descriptors(hello, bring) < len(hello[0]):
+                raise NodeUnavailable(f"{self._stream.peer}: takes no greeting")
+        else:
+            self._outbox.post(hello, len(hello[0]))
         while (event := self._connection.next_event()) is None:
             await self._stream.wait_readable()
-            received = self._stream.receive_nowait(self._connection.buffer())
+            received = self._receive_greeting(self._connection.buffer())
             if received == 0:
                 raise NodeUnavailable(f"{self._stream.peer}: the node closed the connection")
             if received is not None:
@@ -107,7 +118,29 @@ class Link:
         if isinstance(event.message, Failed):
             raise fault(event.message.code, f"{self._stream.peer}: {event.message.text}")
         assert isinstance(event.message, Welcome)
+        if len(self._descriptors) != event.message.descriptors:
+            raise RemoteProtocolError(f"{self._stream.peer}: other descriptors than announced")
         return event.message
+
+    def _receive_greeting(self, into: memoryview) -> int | None:
+        if self._stream.is_unix:
+            return self._stream.receive_descriptors(into, self._descriptors)
+        return self._stream.receive_nowait(into)
+
+    def take_descriptors(self) -> list[int]:
+        """Return the descriptors that came with the greeting: the caller closes them."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Our own address and the node's, as this end sees them.  Raises: NodeUnavailable."""
+        return self._stream.addresses
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the node is a process of this host, reached as such."""
+        return self._stream.is_unix
 
     async def run(self) -> None:
         """Deliver answers until the connection is lost.
@@ -183,6 +216,8 @@ class Link:
         self._lost = NodeUnavailable(reason)
         self._stream.close()
         self._outbox.close()
+        for descriptor in self.take_descriptors():
+            os.close(descriptor)
         calls = list(self._calls.values())
         self._calls.clear()
         for call in calls:

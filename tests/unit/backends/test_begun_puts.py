@@ -81,7 +81,7 @@ async def test_begun_puts_are_answered_while_the_loop_stands_still(
 ) -> None:
     backend = await connected(node[1], nursery)
     ends = Ends()
-    content = {stripe: os.urandom(PAGE_BYTES * (stripe % 3 + 1)) for stripe in range(1, 30)}
+    content = {stripe: os.urandom(PAGE_BYTES * (stripe % 3 + 1)) for stripe in range(1, 16)}
     begun = {
         stripe: backend.begin_put(key(stripe), [data], b"about", ends.taker(stripe))
         for stripe, data in content.items()

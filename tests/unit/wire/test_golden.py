@@ -15,9 +15,18 @@ ID_16 = "c410" + bytes(range(16)).hex()
 ID_32 = "c410" + bytes(range(16, 32)).hex()
 
 GOLDEN: list[tuple[wire.Message, int, str]] = [
-    (wire.Hello(VOLUME, "0.1"), 1, "92" + ID_16 + "a3302e31"),
-    (wire.Hello(None, ""), 1, "92c0a0"),
-    (wire.Welcome(UUID, VOLUME, "0.1"), 2, "93" + ID_32 + ID_16 + "a3302e31"),
+    (wire.Hello(VOLUME, "0.1"), 1, "93" + ID_16 + "a3302e31" + "c2"),
+    (wire.Hello(None, "", True), 1, "93c0a0c3"),
+    (
+        wire.Welcome(UUID, VOLUME, "0.1"),
+        2,
+        "97" + ID_32 + ID_16 + "a3302e31" + "c400a0a000",
+    ),
+    (
+        wire.Welcome(UUID, None, "", b"name", "a:1", "b:2", 2),
+        2,
+        "97" + ID_32 + "c0a0" + "c4046e616d65" + "a3613a31" + "a3623a32" + "02",
+    ),
     (wire.Put(StripeId(1 << 40), 3, True, b"ab"), 16, "94cf0000010000000000" + "03c3c4026162"),
     (wire.Get(StripeId(7), 2, 4096, 3), 17, "940702cd100003"),
     (wire.Delete([(StripeId(1), 0), (StripeId(2), 5)]), 18, "9192920100920205"),
@@ -54,6 +63,14 @@ def test_each_message_is_as_written(message: wire.Message, number: int, header: 
     assert message.kind == number
     assert wire.encode(message).hex() == header
     assert wire.decode(number, bytes.fromhex(header)) == message
+
+
+def test_greetings_of_older_software_are_understood() -> None:
+    for header, message in (
+        ("92" + ID_16 + "a3302e31", wire.Hello(VOLUME, "0.1")),
+        ("93" + ID_32 + ID_16 + "a3302e31", wire.Welcome(UUID, VOLUME, "0.1")),
+    ):
+        assert wire.decode(message.kind, bytes.fromhex(header)) == message
 
 
 def test_every_kind_is_pinned() -> None:

@@ -1,0 +1,73 @@
+"""From a TCP connection to the Unix socket of a node on the same host.
+
+Owns the question whether the node is a neighbour, and the second greeting.  Refuses to know what
+either connection is used for.  Invariants: only what is directly connected goes over (both ends
+see the same two loopback addresses, so that a proxy between them stays between them); only to a
+process of our own user or of root; and only to the node that was greeted.  Whatever fails costs
+the attempt, and the TCP connection stays in use.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import trio
+
+from rainfs.array.backends.link import Link
+from rainfs.errors import RainError, RemoteProtocolError
+from rainfs.model import VolumeId
+from rainfs.transport import connect_unix, is_loopback
+from rainfs.wire.messages import Welcome
+
+log = logging.getLogger(__name__)
+
+GOING_OVER_S = 1.0
+"""For the second greeting; the node has just answered the first one."""
+
+ROOT = 0
+
+
+async def go_over(
+    link: Link,
+    welcome: Welcome,
+    peer: str,
+    volume: VolumeId | None,
+    *,
+    deadline_s: float,
+    descriptors: bool,
+) -> Link | None:
+    """Return a greeted connection to the node's Unix socket, or None where `link` has to do."""
+    if not welcome.unix_name:
+        return None
+    nearer: Link | None = None
+    try:
+        if not _is_direct(link, welcome):
+            return None
+        stream = connect_unix(welcome.unix_name, peer)
+        nearer = Link(stream, volume, deadline_s=deadline_s)
+        if stream.peer_user not in (os.geteuid(), ROOT):
+            raise RemoteProtocolError(f"{peer}: another user's process has its socket")
+        with trio.fail_after(GOING_OVER_S):
+            again = await nearer.greet(descriptors=descriptors)
+        if again.uuid != welcome.uuid:
+            raise RemoteProtocolError(f"{peer}: another node has its socket")
+    except (RainError, trio.TooSlowError) as error:
+        log.info("%s: stays on TCP: %s", peer, error)
+        if nearer is not None:
+            nearer.drop(str(error))
+        return None
+    except BaseException:
+        if nearer is not None:
+            nearer.drop(f"{peer}: not greeted")
+        raise
+    return nearer
+
+
+def _is_direct(link: Link, welcome: Welcome) -> bool:
+    ours, theirs = link.addresses
+    return (
+        (ours, theirs) == (welcome.client_address, welcome.node_address)
+        and is_loopback(ours)
+        and is_loopback(theirs)
+    )
