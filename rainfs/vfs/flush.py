@@ -145,13 +145,17 @@ class Flusher:
         """
         if not inode.pending:
             return
-        while inode in self._dirty and not inode.barrier:
+        if inode.barrier:
+            await _end_of_cut(inode)
+        while inode in self._dirty:
             self._gather((inode,), whole=True)
         await self._attempt_all([batch for batch, _ in inode.layers])
 
     async def flush_all(self) -> None:
         """Commit everything that is dirty now.  Raises: the first reason why something failed."""
-        while any(not inode.barrier for inode in self._dirty):
+        while cut := [inode for inode in self._dirty if inode.barrier]:
+            await _end_of_cut(cut[0])
+        while self._dirty:
             self._gather(self._dirty, whole=True)
         await self._attempt_all(list(self._batches))
 
@@ -168,18 +172,21 @@ class Flusher:
         idle = [batch for batch in self._batches if batch.state is State.FAILED]
         for batch in idle:
             self._begin(batch)
-        waited = [(batch, batch.settled) for batch in batches]
         if len(idle) == 1:
             await self._write(idle[0])
         else:
             for batch in idle:
                 self._nursery.start_soon(self._write_in_turn, batch)
-        for batch, settled in waited:
-            if batch.state is not State.COMMITTED:
-                await settled.wait()
+        failure: Exception | None = None
         for batch in batches:
-            if batch.state is not State.COMMITTED and batch.error is not None:
-                raise batch.error
+            # Whoever else retries a failed one before this task runs again: its outcome counts.
+            while batch.state is not State.COMMITTED:
+                await batch.settled.wait()
+                if batch.error is not None:
+                    failure = failure or batch.error
+                    break
+        if failure is not None:
+            raise failure
 
     async def cut(self, inode: Inode, size: int) -> None:
         """Drop uncommitted bytes from `size` on; afterwards no batch of `inode` holds any.
@@ -472,6 +479,13 @@ class Flusher:
         except BaseException:
             self.uncommitted_durable = True
             raise
+
+
+async def _end_of_cut(inode: Inode) -> None:
+    """Wait until nobody shortens the file: what is dirty of it then may be gathered."""
+    while inode.barrier:
+        async with inode.lock:
+            pass
 
 
 def _first(inodes: Iterable[Inode], limit: int) -> Iterator[Inode]:

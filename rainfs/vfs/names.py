@@ -201,7 +201,7 @@ class Names:
         )
 
     def _unready(self, number: InodeNumber) -> bool:
-        """Whether bytes of the inode, or its length, must be committed before it replaces another."""
+        """Whether bytes or the length of the inode must be committed before it replaces another."""
         inode = self._table.peek(number)
         if inode is None:
             return False
