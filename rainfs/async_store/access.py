@@ -3,10 +3,12 @@
 Owns the threads that wait for the disk, and group commit: whatever puts are ready when the last
 commit is over share the next one, and with it its synchronisations.  Refuses to know connections
 and volumes.  Invariants: the store is called from worker threads only, except for `nowait` reads,
-which do not block, and for a lone small put or read on a disk that has lately been faster than the
-way to a thread and back; every put and every get that needs a thread is answered exactly once, on
-the trio thread; its memory is referred to until the answer and not after it, also when whoever
-asked has long gone.
+which do not block, for a lone small put or read on a disk that has lately been faster than the
+way to a thread and back, and, where asked for, for long puts on a disk that is not slow; every put
+and every get that needs a thread is answered exactly once, on the trio thread; its memory is
+referred to until the answer and not after it, also when whoever asked has long gone; what
+`begin_put` has written without a thread is answered by `settle`, which its caller calls before it
+waits for anything.
 """
 
 from __future__ import annotations
@@ -40,6 +42,15 @@ INLINE_COMMIT_S = 0.004
 MAX_COUNTED_COMMIT_S = 2 * INLINE_COMMIT_S
 """A commit counts as no longer than this, so that a stall of the disk is soon forgotten."""
 
+INLINE_PUT_S = 0.020
+"""Long puts are written without a thread while one takes no longer than this: their way through
+three threads costs more processor time than all that is done for them, and on a disk that many
+nodes share, or a busy machine, more than it gains."""
+
+MAX_COUNTED_PUT_S = 2 * INLINE_PUT_S
+MAX_INLINE_PUTS = 4
+"""Long puts written without a thread that share a commit."""
+
 BURST_GAP_S = 0.000_1
 """Puts that follow the last answer sooner than this belong to a burst and share a commit."""
 
@@ -72,7 +83,17 @@ Got = Callable[["memoryview | RainError"], None]
 class _Put:
     """A put under way; `done` hears of its end."""
 
-    __slots__ = ("about", "done", "durable", "error", "key", "payload", "pending")
+    __slots__ = (
+        "about",
+        "begun_s",
+        "done",
+        "durable",
+        "error",
+        "key",
+        "payload",
+        "pending",
+        "rivals",
+    )
 
     def __init__(
         self, key: ShardKey, payload: Sequence[Buffer], about: bytes, durable: bool, done: Done
@@ -84,6 +105,9 @@ class _Put:
         self.done = done
         self.pending: Pending | None = None
         self.error: RainError | None = None
+        self.begun_s = 0.0
+        self.rivals = 0
+        """Long puts that threads had under way when this one joined them, itself included."""
 
 
 class AsyncStore:
@@ -92,8 +116,12 @@ class AsyncStore:
     The store itself stays open: whoever opened it closes it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, long_puts_inline: bool = False) -> None:
+        """`long_puts_inline` suits a process that does nothing but serve this store: on a disk that
+        is not slow, `begin_put` itself writes a long put, and `settle` answers it.
+        """
         self._store = store
+        self._long_puts_inline = long_puts_inline
         self._token = trio.lowlevel.current_trio_token()
         self._others = trio.CapacityLimiter(MAX_OTHER_THREADS)
         self._ready: queue.SimpleQueue[_Put | None] = queue.SimpleQueue()
@@ -103,6 +131,11 @@ class AsyncStore:
             target=self._commit_forever, name="rainfs-commit", daemon=True
         )
         self._committer.start()
+        self._written: list[_Put] = []
+        """Long puts that were written without a thread and wait for `settle`."""
+        self._threaded_puts = 0
+        """Long puts that threads have under way."""
+        self._put_s = INLINE_PUT_S * 2
         self._commit_s = INLINE_COMMIT_S * 2
         self._quiet_since_s = 0.0
         self._read_s = INLINE_READ_S * 2
@@ -134,7 +167,8 @@ class AsyncStore:
     ) -> None:
         """Store a shard; `done` is called on the trio thread when it is over, always.
 
-        `payload` must not change until then.
+        `payload` must not change until then.  With `long_puts_inline`, call `settle`
+        before waiting for anything.
         """
         put = _Put(key, payload, about, durable, done)
         self._unanswered += 1
@@ -148,8 +182,24 @@ class AsyncStore:
                 self._answer([put])
             else:
                 self._ready.put(put)
+        elif self._long_puts_inline and not self._threaded_puts and self._put_s <= INLINE_PUT_S:
+            put.begun_s = time.perf_counter()
+            self._write(put)
+            self._written.append(put)
+            if len(self._written) >= MAX_INLINE_PUTS:
+                self.settle()
         else:
+            self._threaded_puts += 1
+            put.rivals = self._threaded_puts
             self._writers.submit(self._write_and_queue, put)
+
+    def settle(self) -> None:
+        """Commit and answer what was written without a thread; at once if that is nothing."""
+        if self._written:
+            batch, self._written = self._written, []
+            self._commit(batch)
+            self._count_put((time.perf_counter() - batch[0].begun_s) / len(batch))
+            self._answer(batch)
 
     def put_now(self, key: ShardKey, payload: Buffer, about: bytes) -> bool:
         """Store one new small shard durably at once; False, with nothing done, where that may not
@@ -177,6 +227,7 @@ class AsyncStore:
         return self._commit_s <= INLINE_COMMIT_S and idle_s > BURST_GAP_S
 
     def _write_and_queue(self, put: _Put) -> None:
+        put.begun_s = time.perf_counter()
         self._write(put)
         self._ready.put(put)
 
@@ -205,6 +256,9 @@ class AsyncStore:
                 if put.pending is None and put.error is None:
                     self._write(put)
             self._commit(batch)
+            for put in batch:
+                if put.rivals:
+                    self._count_put((time.perf_counter() - put.begun_s) / put.rivals)
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._answer, batch)
             if last:
@@ -235,9 +289,14 @@ class AsyncStore:
     def _count_commit(self, took_s: float) -> None:
         self._commit_s += (min(took_s, MAX_COUNTED_COMMIT_S) - self._commit_s) * SMOOTHING
 
+    def _count_put(self, took_s: float) -> None:
+        """Take note of how long a long put took, or seemed to take beside its rivals."""
+        self._put_s += (min(took_s, MAX_COUNTED_PUT_S) - self._put_s) * SMOOTHING
+
     def _answer(self, batch: Sequence[_Put]) -> None:
         for put in batch:
             put.payload = ()
+            self._threaded_puts -= put.rivals > 0
             put.done(put.error)
         self._quiet_since_s = trio.current_time()
         self._answered(len(batch))
@@ -357,6 +416,7 @@ class AsyncStore:
         """Let everything that has begun be answered, then stop the threads.  Idempotent."""
         if self._closed:
             return
+        self.settle()
         self._closed = True
         with trio.CancelScope(shield=True):
             if self._unanswered:

@@ -126,7 +126,7 @@ async def serve_on(
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Do what `serve` does, on a listener that is open already; closes it."""
-    shared = AsyncStore(store)
+    shared = AsyncStore(store, long_puts_inline=True)
     readers = store.open_readers()
     neighbours = Neighbours(store.uuid, readers)
     daemon = _Daemon(shared, neighbours, patience)

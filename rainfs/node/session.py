@@ -4,7 +4,8 @@ Owns the way from a request to its answer: requests are handled concurrently and
 finishes.  Refuses to know other connections.  Invariants: a request is read only once its memory
 has been lent by the connection's budget and the node's, except for what the connection's own buffer
 holds and is answered on the spot; it gives that back when its answer has left, or when the
-connection is gone and the store has let go; whatever the client sends or does not
+connection is gone and the store has let go; what the store has written without a thread is settled
+before the session waits for anything; whatever the client sends or does not
 send ends at most this connection.
 """
 
@@ -134,6 +135,7 @@ class Session:
             log.exception("%s: connection closed", self._stream.peer)
         finally:
             self._gone = True
+            self._store.settle()
             self._outbox.close()
             self._stream.close()
             for descriptor in self._brought:
@@ -152,6 +154,7 @@ class Session:
             turns += 1
             if turns >= MAX_TURNS_WITHOUT_REST:
                 turns = 0
+                self._store.settle()
                 await trio.lowlevel.checkpoint()
             if self._put_now(event):
                 continue
@@ -218,6 +221,7 @@ class Session:
             received = None
             while received is None:
                 if not self._may_have_more:
+                    self._store.settle()
                     await self._wait_for_bytes()
                 space = connection.buffer()
                 received = self._receive_into(space)
@@ -228,6 +232,7 @@ class Session:
             connection.received(received)
             receives += 1
             if receives % MAX_TURNS_WITHOUT_REST == 0:
+                self._store.settle()
                 await trio.lowlevel.checkpoint()
         if isinstance(event, Arrived):
             self._frame_wait_s = 0.0
@@ -271,8 +276,10 @@ class Session:
             cost_bytes += self._buffers.held_bytes(leased_bytes)
         own, shared = self._budgets
         if not own.take_nowait(cost_bytes):
+            self._store.settle()
             await own.take(cost_bytes)
         if not shared.take_nowait(cost_bytes):
+            self._store.settle()
             try:
                 await shared.take(cost_bytes)
             except BaseException:

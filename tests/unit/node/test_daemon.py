@@ -349,6 +349,18 @@ async def test_a_client_that_leaves_during_a_put_leaves_nothing_behind(
         await node.stopped.wait()
 
 
+async def test_what_arrived_whole_is_stored_though_nonsense_follows_it(node: Node) -> None:
+    for stripe in range(20):
+        peer = await node.join()
+        body = wire.encode(put(stripe))
+        whole = pack_frame(wire.Kind.PUT, 1, len(body), MIB) + body + bytes(MIB)
+        await peer.send_raw(whole + b"\xff" * 16)
+        await peer.wait_closed()
+        with trio.fail_after(10):
+            while node.store.health().shards <= stripe:
+                await trio.lowlevel.checkpoint()
+
+
 async def test_stopping_answers_what_was_asked_and_accepts_nothing_more(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
