@@ -18,7 +18,6 @@ import os
 import select
 import socket
 import struct
-from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -50,7 +49,7 @@ _SO_SNDBUFFORCE: Final = 32
 
 _CREDENTIALS: Final = struct.Struct("iII")
 """struct ucred: process, user, group."""
-_DESCRIPTOR_BYTES: Final = array("i").itemsize
+_DESCRIPTOR: Final = struct.Struct("i")
 
 _WOULD_BLOCK: Final = (BlockingIOError, InterruptedError)
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -98,7 +97,8 @@ class Stream:
 
         Raises: NodeUnavailable also where nothing can be sent at once.
         """
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
+        packed = b"".join(map(_DESCRIPTOR.pack, descriptors))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
         try:
             return self._socket.sendmsg(buffers, rights)
         except OSError as error:
@@ -106,7 +106,7 @@ class Stream:
 
     def receive_descriptors(self, into: memoryview, descriptors: list[int]) -> int | None:
         """Receive as `receive_nowait` does; add the descriptors that came along, which are new."""
-        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_BYTES)
+        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR.size)
         try:
             count, found, _, _ = self._socket.recvmsg_into([into], room, socket.MSG_CMSG_CLOEXEC)
         except _WOULD_BLOCK:
@@ -115,8 +115,8 @@ class Stream:
             raise self._lost(error) from error
         for level, kind, data in found:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                whole = len(data) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES
-                descriptors += array("i", data[:whole])
+                whole = len(data) // _DESCRIPTOR.size * _DESCRIPTOR.size
+                descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(data[:whole])]
         return count
 
     @property
