@@ -148,7 +148,6 @@ class Files:
         except BaseException:
             opened.tell()
             raise
-        opened.inode.failure = None
         await self._flusher.durable()
 
     def release(self, handle: int) -> None:

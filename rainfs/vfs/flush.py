@@ -402,8 +402,7 @@ class Flusher:
         for part in batch.parts:
             layers = part.inode.layers
             layers[:] = [layer for layer in layers if layer[0] is not batch]
-            if not layers:
-                part.inode.failure = None
+            part.inode.failure = next((b.error for b, _ in layers if b.error is not None), None)
             self._changed(part.inode)
         self.committed_bytes += batch.nbytes
         self.spent += batch.cost + len(batch.parts) * PAGE_BYTES

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rainfs.errors import ArrayError
+from rainfs.errors import ArrayError, ArrayFull
 from rainfs.vfs.batch import Batch
 from tests.unit.vfs.rig import Disk, Mount, mounted
 
@@ -73,3 +73,37 @@ async def test_a_sync_tells_the_truth_though_the_next_try_has_begun(
         for _ in range(2):
             nursery.start_soon(sync)
     assert tries
+
+
+async def test_a_sync_of_older_bytes_hides_no_failure_of_newer_ones(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    async with mounted(disk, close=False) as mount, trio.open_nursery() as nursery:
+        handle = await mount.create(b"f")
+        other = await mount.open(b"f")
+        await mount.write(handle, 0, b"older")
+        for node in disk.fleet.nodes:
+            node.frozen = True
+        nursery.start_soon(mount.vfs.files.fsync, handle)
+        await wait_all_tasks_blocked()
+
+        async def full(pieces: object) -> None:
+            raise ArrayFull("no room")
+
+        monkeypatch.setattr(mount.vfs.flusher, "_write_stripe", full)
+        await mount.write(handle, 0, b"newer")
+
+        async def sync() -> None:
+            with pytest.raises(ArrayFull):
+                await mount.vfs.files.fsync(handle)
+
+        nursery.start_soon(sync)
+        await wait_all_tasks_blocked()
+        for node in disk.fleet.nodes:
+            node.frozen = False
+        await wait_all_tasks_blocked()
+        with pytest.raises(ArrayFull):
+            mount.vfs.files.flush(other)
+        mount.vfs.files.flush(other)
+        nursery.cancel_scope.cancel()
