@@ -10,7 +10,7 @@ that this object started runs on after `aclose`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import trio
@@ -154,15 +154,27 @@ class Array:
 
     # --- Data -------------------------------------------------------------------------------
 
-    async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
+    async def write(
+        self,
+        stripe: StripeId,
+        pieces: Sequence[Piece],
+        layout: Layout,
+        *,
+        meanwhile: Callable[[StripeView], None] | None = None,
+        heeds_rivals: bool = True,
+    ) -> StripeView:
         """Store the pieces as one stripe, durably on every node that gets a shard.
 
         Block i of the result is piece i.  The id must be new: after a failed write, take another.
         Takes at most `stripe_bytes(layout)` bytes and MAX_PIECES_PER_STRIPE pieces.
 
+        Of a small stripe that is waited for on the thread itself, `meanwhile` is told the likely
+        result; and unless it `heeds_rivals`, that moment does not end with what `yield_to` named:
+        that is expected to wait for this write anyway.
+
         Raises: ArrayFull, ArrayUnavailable, InputError for impossible pieces.
         """
-        return await self._writer.write(stripe, pieces, layout)
+        return await self._writer.write(stripe, pieces, layout, meanwhile, heeds_rivals)
 
     async def read(
         self, view: StripeView, wanted: Sequence[Wanted], refresh: Refresh

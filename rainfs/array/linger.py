@@ -5,8 +5,9 @@ question whether to wait on the thread itself, and for how long.  Refuses to kno
 for.
 
 Invariants: at most LINGER_S are spent so at a time, and only while nothing else of the array is
-under way; the wait ends as soon as a rival descriptor (the kernel's next request) is readable;
-where answers take longer it is tried ever more rarely.
+under way; the wait ends as soon as a rival descriptor (the kernel's next request) is readable,
+unless that request is expected to wait for the answer itself; where answers take longer it is tried
+ever more rarely.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Linger:
         self.under_way = 0
         """Calls that wait for nodes."""
         self._rivals: list[int] = []
-        self._polls: dict[int, select.poll] = {}
+        self._polls: dict[tuple[int, bool], select.poll] = {}
         self._skip = 0
         self._skipped = 0
 
@@ -46,12 +47,12 @@ class Linger:
             return False
         return True
 
-    def wait(self, fd: int) -> bool:
+    def wait(self, fd: int, heeds_rivals: bool = True) -> bool:
         """Wait until `fd` is readable; False when that takes too long or a rival came first."""
-        poll = self._polls.get(fd)
+        poll = self._polls.get((fd, heeds_rivals))
         if poll is None:
-            poll = self._polls[fd] = select.poll()
-            for each in (fd, *self._rivals):
+            poll = self._polls[fd, heeds_rivals] = select.poll()
+            for each in (fd, *self._rivals) if heeds_rivals else (fd,):
                 poll.register(each, select.POLLIN)
         ready = poll.poll(LINGER_S * _MS_PER_S)
         if not ready:

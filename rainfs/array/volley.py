@@ -102,11 +102,11 @@ class Volley(Watched):
         self._flying[key.shard] = shot
         return True
 
-    def stay(self, linger: Linger) -> None:
+    def stay(self, linger: Linger, heeds_rivals: bool = True) -> None:
         """Take in what answers come while `linger` waits for one after the other."""
         for shot in list(self._flying.values()):
             while shot.begun is not None:
-                if not (linger.wait(shot.begun.fileno) and shot.begun.stay(0)):
+                if not (linger.wait(shot.begun.fileno, heeds_rivals) and shot.begun.stay(0)):
                     return
 
     async def misses(self) -> list[Miss]:

@@ -15,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 import trio
@@ -33,6 +33,7 @@ from rainfs.array.latency import put_kind
 from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members, candidates
 from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
+from rainfs.array.streak import Streak
 from rainfs.array.values import Piece
 from rainfs.array.volley import (
     LATE_AGAIN_S,
@@ -94,6 +95,8 @@ class _Job:
 
     def __init__(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> None:
         self.stripe = stripe
+        self.meanwhile: Callable[[StripeView], None] | None = None
+        self.heeds_rivals = True
         self.pieces = pieces
         self.layout = layout
         self.m = layout.code.m
@@ -179,10 +182,19 @@ class Writer:
         self._odds: dict[tuple[int, int, tuple[tuple[NodeNumber, str], ...]], Odds] = {}
         self._odds_until_s = 0.0
         self._linger = linger
+        self._streak = Streak(members)
 
-    async def write(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> StripeView:
+    async def write(
+        self,
+        stripe: StripeId,
+        pieces: Sequence[Piece],
+        layout: Layout,
+        meanwhile: Callable[[StripeView], None] | None = None,
+        heeds_rivals: bool = True,
+    ) -> StripeView:
         """Put the pieces durably on nodes; see `Array.write`."""
         job = _Job(stripe, pieces, layout)
+        job.meanwhile, job.heeds_rivals = meanwhile, heeds_rivals
         done = False
         self._linger.under_way += 1
         try:
@@ -191,7 +203,7 @@ class Writer:
                 await self._send(job, built)
                 if len(job.placed) >= job.wanted:
                     done = True
-                    return self._view(job, built)
+                    return self._view(job, built, job.placed)
             raise ArrayUnavailable(f"{MAX_ROUNDS} attempts to place a stripe failed")
         finally:
             self._linger.under_way -= 1
@@ -257,17 +269,35 @@ class Writer:
         if job.placed:
             free = [s for s in range(job.built.stripe.code.n) if s not in job.placed]
             shards = free[: job.wanted - len(job.placed)]
-        chosen: list[NodeNumber] = []
+        chosen: Sequence[NodeNumber] = ()
         if job.placed:
+            picked: list[NodeNumber] = []
             domains = self._domains(job.placed.values())
-            while len(chosen) < len(shards):
-                number = substitute(pool, chosen, domains, job.m, self._random)
+            while len(picked) < len(shards):
+                number = substitute(pool, picked, domains, job.m, self._random)
                 assert number is not None
-                chosen.append(number)
+                picked.append(number)
                 domains += self._domains([number])
+            chosen = picked
         elif shards:
-            chosen = draw(self._odds_of(pool, len(shards), job.m, now_s), self._random)
+            chosen = self._draw(job, pool, len(shards), now_s)
         job.assigned = dict(zip(shards, chosen, strict=True))
+
+    def _draw(
+        self, job: _Job, pool: Sequence[Candidate], count: int, now_s: float
+    ) -> Sequence[NodeNumber]:
+        assert job.built is not None
+        shard_bytes = job.built.stripe.shard_bytes
+        streak = self._streak
+        lone = shard_bytes <= LINGER_BYTES and self._linger.under_way == 1
+        if lone and not job.tried and not job.refused:
+            again = streak.again(count, job.m, shard_bytes)
+            if again is not None:
+                return again
+        chosen = draw(self._odds_of(pool, count, job.m, now_s), self._random)
+        if lone:
+            streak.begin(chosen, job.m)
+        return chosen
 
     def _odds_of(self, pool: Sequence[Candidate], count: int, m: int, now_s: float) -> Odds:
         """Return the odds; for the same nodes to choose from they are kept for ODDS_S."""
@@ -340,7 +370,9 @@ class Writer:
                 if not self._begin(job, built, volley, shard, number)
             ]
             if shard_bytes <= LINGER_BYTES and not others and self._linger.worth_it:
-                volley.stay(self._linger)
+                if job.meanwhile is not None and not job.placed:
+                    job.meanwhile(self._view(job, built, job.assigned))
+                volley.stay(self._linger, job.heeds_rivals)
             missed = [] if others else await volley.misses()
             if len(job.placed) > placed:
                 job.progress_s = trio.current_time()
@@ -433,8 +465,8 @@ class Writer:
     # --- Finishing --------------------------------------------------------------------------
 
     @staticmethod
-    def _view(job: _Job, built: Built) -> StripeView:
-        nodes = tuple(job.placed.get(shard, NO_NODE) for shard in range(built.stripe.code.n))
+    def _view(job: _Job, built: Built, placed: dict[int, NodeNumber]) -> StripeView:
+        nodes = tuple([placed.get(shard, NO_NODE) for shard in range(built.stripe.code.n)])
         return StripeView(job.stripe, built.stripe, Placement(nodes))
 
     def _clean(self, job: _Job, kept: dict[int, NodeNumber]) -> None:

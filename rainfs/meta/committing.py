@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from rainfs.errors import TransactionConflict
 from rainfs.meta import keys
-from rainfs.meta.engine import Reader, Transaction
+from rainfs.meta.engine import Reader, Rehearsal, Transaction
 from rainfs.meta.inodes import store_attr
 from rainfs.meta.old_extents import OldExtents
 from rainfs.meta.pieces import Piece, from_offset, left_part, pieces_of, right_part, run_length
@@ -114,6 +114,29 @@ class Commit:
                 raise TransactionConflict(f"stripe {stripe:#x} was given up during its commit")
         await apply_changes(transaction, changes)
         return stored
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedCommit:
+    """A commit whose first step has run ahead."""
+
+    work: Commit
+    _rehearsal: Rehearsal[bool]
+    _stripes: Sequence[StripeView]
+    _files: Sequence[FileUpdate]
+
+    def is_of(self, stripes: Sequence[StripeView], files: Sequence[FileUpdate]) -> bool:
+        """Whether it was that of these very stripes and files."""
+        return self._stripes == stripes and self._files == files
+
+    def commit(self) -> bool:
+        """Commit the first step as it has run; False where it has to run anew."""
+        return self._rehearsal.commit()
+
+    @property
+    def done(self) -> bool:
+        """Whether the first step is all."""
+        return self._rehearsal.result
 
 
 @dataclass(slots=True)

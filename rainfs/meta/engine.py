@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MAX_TRANSACTION_KEYS = 10_000
 """Most keys that one transaction may put and delete; larger work is several transactions."""
@@ -43,6 +44,22 @@ class Transaction(Reader, Protocol):
 
     def delete(self, key: bytes) -> None:
         """Remove a key; absent is fine."""
+        ...
+
+
+class Rehearsal(Protocol[T_co]):
+    """A transaction's body that has run ahead of its commit."""
+
+    @property
+    def result(self) -> T_co:
+        """What the body returned."""
+        ...
+
+    def commit(self) -> bool:
+        """Commit what the body did, as `Engine.run` would, if running it now would do the same.
+
+        False, with nothing done, where that is not certain: then `run` it.
+        """
         ...
 
 
@@ -76,6 +93,13 @@ class Engine(Protocol):
 
     async def read(self, body: Callable[[Reader], Awaitable[T]]) -> T:
         """Run `body` on a snapshot."""
+        ...
+
+    def rehearse(self, body: Callable[[Transaction], Awaitable[T]]) -> Rehearsal[T] | None:
+        """Run `body` at once and commit nothing, so that a commit soon after costs less.
+
+        None, as if never called, where that takes waiting or the body fails: `run` will tell.
+        """
         ...
 
     async def durable(self) -> None:

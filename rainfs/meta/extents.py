@@ -21,6 +21,7 @@ from rainfs.meta.committing import (
     PIECES_PER_STEP,
     Commit,
     FileUpdate,
+    RehearsedCommit,
 )
 from rainfs.meta.engine import Engine, Reader, Transaction
 from rainfs.meta.extent_cache import ExtentCache, Row, extent_of
@@ -31,7 +32,7 @@ from rainfs.meta.sessions import Session
 from rainfs.meta.stripes import Changes, apply_changes, load_view
 from rainfs.model import MAX_FILE_BYTES, Attr, Extent, InodeNumber, StripeId, StripeView
 
-__all__ = ["MAX_BLOCKS_PER_STRIPE", "Extents", "FileUpdate"]
+__all__ = ["MAX_BLOCKS_PER_STRIPE", "Extents", "FileUpdate", "RehearsedCommit"]
 
 MAX_BLOCKS_PER_STRIPE = 1_024
 """Longest block table, so that a stripe's commit is one transaction in all but odd cases."""
@@ -100,26 +101,46 @@ class Extents:
 
         return await self._engine.read(body)
 
-    async def commit(self, stripes: Sequence[StripeView], files: Sequence[FileUpdate] = ()) -> None:
+    def rehearse(
+        self, stripes: Sequence[StripeView], files: Sequence[FileUpdate]
+    ) -> RehearsedCommit | None:
+        """Prepare a commit that is likely to come, if that takes no waiting; commits nothing."""
+        work = Commit(self._session, stripes, files)
+        rehearsal = self._engine.rehearse(work.step)
+        return None if rehearsal is None else RehearsedCommit(work, rehearsal, stripes, files)
+
+    async def commit(
+        self,
+        stripes: Sequence[StripeView],
+        files: Sequence[FileUpdate] = (),
+        rehearsed: RehearsedCommit | None = None,
+    ) -> None:
         """Point files at the blocks of new stripes, whose shards are durable.
 
         One transaction unless more than PIECES_PER_STEP blocks come in, or more than
         OLD_EXTENTS_PER_STEP extents go out; then the steps go by inode and offset, and sizes grow
         with them.  Blocks of inodes that are gone, and bytes beyond a file's size, count as dead;
         so do earlier blocks where a later one of this call covers the same bytes.  What is
-        replaced loses live bytes.
+        replaced loses live bytes.  With what was `rehearsed` of the same commit, its work is spared
+        where nothing came between.
 
         Raises: TransactionConflict if the file was rewritten between two steps (write it again),
         MetadataForeign if the rows do not fit together.
         """
-        work = Commit(self._session, stripes, files)
         inodes = {block.inode for view in stripes for block in view.stripe.blocks}
+        if rehearsed is not None and not (rehearsed.is_of(stripes, files) and rehearsed.commit()):
+            rehearsed = None
+        work = rehearsed.work if rehearsed is not None else Commit(self._session, stripes, files)
         while True:
             try:
-                done = await self._engine.run(work.step)
+                if rehearsed is not None:
+                    done = rehearsed.done
+                else:
+                    done = await self._engine.run(work.step)
             finally:
                 for inode in inodes:
                     self._known.forget(inode)
+            rehearsed = None
             if done:
                 return
             work.advance()

@@ -26,7 +26,7 @@ SHORT_SCAN_ROWS = 16
 class Group:
     """What has been committed and not written yet, in key order; None is a deleted key."""
 
-    __slots__ = ("_cached", "_execute", "_keys", "_scans", "rows")
+    __slots__ = ("_cached", "_execute", "_keys", "_scans", "rows", "version")
 
     def __init__(self, execute: Execute) -> None:
         """The caller has begun the database's transaction, so nobody else changes its rows."""
@@ -35,6 +35,8 @@ class Group:
         self._cached: dict[bytes, bytes | None] = {}
         self._scans: dict[tuple[bytes, bytes, int, bool], list[tuple[bytes, bytes]]] = {}
         self.rows: dict[bytes, bytes | None] = {}
+        self.version = 0
+        """How often rows were taken over."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -46,6 +48,7 @@ class Group:
             if key not in rows:
                 insort(self._keys, key)
         rows.update(changes)
+        self.version += 1
 
     def in_order(self) -> list[tuple[bytes, bytes | None]]:
         """Return all rows by key, the order in which a tree takes them best."""

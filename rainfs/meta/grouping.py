@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import apsw
 import trio
@@ -23,6 +24,7 @@ from rainfs.meta.group import Group
 from rainfs.meta.rows import write_rows
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 GROUP_S = 0.025
 """Longest time from a commit in a group to its writing."""
@@ -83,9 +85,16 @@ class Grouping:
 
     def make_room(self) -> None:
         """Write what is due before another transaction.  Raises: as `write`."""
-        group = self.group
-        if group is not None and (self._failed or len(group) >= GROUP_KEYS or self._wanted()):
+        if self.group is not None and not self.has_room:
             self.write()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the group takes another transaction."""
+        group = self.group
+        if group is None or self._failed or self.broken is not None:
+            return False
+        return len(group) < GROUP_KEYS and not self._wanted()
 
     def open(self) -> Group | None:
         """Make the transaction that was just begun for writing a group's first, if it is time."""
@@ -159,6 +168,30 @@ class Grouping:
                     seen = 0 if self.broken is None else seen
         finally:
             self._timer_runs = False
+
+
+class GroupRehearsal(Generic[T]):
+    """See `rainfs.meta.engine.Rehearsal`: what was read holds until the group ends or grows."""
+
+    __slots__ = ("_group", "_grouping", "_pending", "_version", "result")
+
+    def __init__(
+        self, grouping: Grouping, group: Group, pending: dict[bytes, bytes | None], result: T
+    ) -> None:
+        self._grouping = grouping
+        self._group = group
+        self._version = group.version
+        self._pending = pending
+        self.result = result
+
+    def commit(self) -> bool:
+        """See `Rehearsal.commit`."""
+        grouping, group = self._grouping, self._group
+        if grouping.group is not group or group.version != self._version or not grouping.has_room:
+            return False
+        if self._pending:
+            group.add(self._pending)
+        return True
 
 
 class GroupingLock:

@@ -15,7 +15,13 @@ import trio
 from sortedcontainers import SortedDict
 
 from rainfs.errors import MetadataError, TransactionConflict
-from rainfs.meta.engine import MAX_TRANSACTION_KEYS, Reader, SessionLock, Transaction
+from rainfs.meta.engine import (
+    MAX_TRANSACTION_KEYS,
+    Reader,
+    Rehearsal,
+    SessionLock,
+    Transaction,
+)
 from rainfs.meta.overlay import merge_scan
 
 T = TypeVar("T")
@@ -120,6 +126,10 @@ class MemoryEngine:
     async def read(self, body: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Engine.read`."""
         return await self._attempt(body)
+
+    def rehearse(self, body: Callable[[Transaction], Awaitable[T]]) -> Rehearsal[T] | None:
+        """See `Engine.rehearse`; bodies may suspend here, so there are none."""
+        return None
 
     async def durable(self) -> None:
         """See `Engine.durable`."""

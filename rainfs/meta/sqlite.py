@@ -26,14 +26,15 @@ from rainfs.errors import (
     MetadataForeign,
     MetadataVersion,
     NoSpace,
+    RainError,
     TransactionConflict,
 )
 from rainfs.meta import session_lock
 from rainfs.meta.checkpointer import RESTART_WAIT_MS, WAKE_PAGES, Checkpointer
 from rainfs.meta.driving import drive
-from rainfs.meta.engine import Reader, SessionLock, Transaction
+from rainfs.meta.engine import Reader, Rehearsal, SessionLock, Transaction
 from rainfs.meta.group import Group, GroupReader, GroupTransaction
-from rainfs.meta.grouping import OTHERS, Grouping, GroupingLock
+from rainfs.meta.grouping import OTHERS, Grouping, GroupingLock, GroupRehearsal
 from rainfs.meta.rows import (
     GET,
     TABLE,
@@ -199,6 +200,33 @@ class SqliteEngine:
             group.add(transaction.pending)
         return result
 
+    def rehearse(self, body: Callable[[Transaction], Awaitable[T]]) -> Rehearsal[T] | None:
+        """See `Engine.rehearse`; only commits in groups have rehearsals."""
+        grouping = self._grouping
+        if self._closed or self._active or grouping.broken is not None:
+            return None
+        if grouping.group is None:
+            try:
+                self._execute("BEGIN IMMEDIATE")
+            except apsw.Error:
+                return None
+            if grouping.open() is None:
+                self._roll_back()
+        group = grouping.group
+        if group is None or not grouping.has_room:
+            return None
+        transaction = GroupTransaction(group)
+        self._active = True
+        try:
+            result = drive(body(transaction))
+            check_length(transaction.pending)
+        except (RainError, apsw.Error):
+            grouping.keep_lock()
+            return None
+        finally:
+            self._active = False
+        return GroupRehearsal(grouping, group, transaction.pending, result)
+
     async def read(self, body: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Engine.read`."""
         group = self._grouping.group
@@ -363,6 +391,7 @@ class SqliteEngine:
 
     def _after_commit(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._checkpointer.log_has(pages)
+        self._sync.log_has(pages * LOG_FRAME_BYTES)
         return apsw.SQLITE_OK
 
     def _check_usable(self) -> None:

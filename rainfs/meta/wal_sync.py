@@ -13,6 +13,7 @@ A failed sync is final: the kernel may have dropped the dirty pages, and a later
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -35,6 +36,10 @@ BURST_GAP_S = 0.000_1
 
 _EXTEND_BYTES = 1 << 20
 
+FETCH_BYTES = 128 << 10
+"""So much of the log beyond its end is kept in memory.  Frames are longer than a page, so a commit
+writes parts of pages, and waits for the disk once for each that memory pressure has taken."""
+
 SMOOTHING = 0.2
 """Weight of the newest sync in the usual time of one."""
 
@@ -56,6 +61,13 @@ class SyncFiles(Protocol):
 
     def pwrite(self, descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
         """Write all of `buffers`, one after another."""
+        ...
+
+    def will_write(self, descriptor: int, offset: int, length: int) -> None:
+        """Begin to bring these pages into memory, since parts of them are changed soon.
+
+        A hint: does not wait, and never fails.
+        """
         ...
 
     def sync_directory(self, path: Path) -> None:
@@ -90,6 +102,11 @@ class SystemFiles:
                 written = os.pwrite(descriptor, left, offset)
                 left, offset = left[written:], offset + written
 
+    def will_write(self, descriptor: int, offset: int, length: int) -> None:
+        """Begin to bring these pages into memory, since parts of them are changed soon."""
+        with contextlib.suppress(OSError):  # Then the kernel reads each when it is written.
+            os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
     def sync_directory(self, path: Path) -> None:
         """Make the directory's entries durable."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -123,6 +140,7 @@ class WalSync:
         self._sync_s = INLINE_SYNC_S * 2
         self._quiet_since_s = float("-inf")
         self._failure: str | None = None
+        self._fetched_to = 0
         try:
             self._descriptor: int | None = files.open(wal)
             if fresh:
@@ -148,6 +166,16 @@ class WalSync:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise MetadataError(f"cannot extend {self._wal}: {error.strerror}") from error
+
+    def log_has(self, log_bytes: int) -> None:
+        """Take note of where the log ends: what follows is fetched before it is written."""
+        left = self._fetched_to - log_bytes
+        if FETCH_BYTES // 2 <= left <= FETCH_BYTES or self._descriptor is None:
+            return
+        # In a log that has begun anew what was fetched last lies far ahead.
+        start = self._fetched_to if 0 <= left < FETCH_BYTES else log_bytes
+        self._fetched_to = log_bytes + FETCH_BYTES
+        self._files.will_write(self._descriptor, start, self._fetched_to - start)
 
     def committed(self) -> None:
         """Note one more commit that `durable` owes."""

@@ -22,17 +22,19 @@ from rainfs.vfs.flush import Flusher
 from rainfs.vfs.inodes import Inode, InodeTable
 from rainfs.vfs.options import VfsOptions
 from rainfs.vfs.reader import Cursor, Reader
+from rainfs.vfs.rhythm import Rhythm
 from rainfs.vfs.room import Room
 
 
 class Handle:
     """One open file."""
 
-    __slots__ = ("cursor", "inode", "told")
+    __slots__ = ("cursor", "inode", "rhythm", "told")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.cursor = Cursor()
+        self.rhythm = Rhythm()
         self.told = inode.failure if inode.failure_told else None
         """The failure that need not be told through this handle any more."""
 
@@ -115,7 +117,8 @@ class Files:
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """Write all of `data`.  Raises: NoSpace, FileTooLarge, InputOutput."""
         self.served += 1
-        inode = self._handle(handle).inode
+        opened = self._handle(handle)
+        inode = opened.inode
         length = len(data)
         stop = offset + length
         if stop > MAX_FILE_BYTES:
@@ -132,6 +135,8 @@ class Files:
             inode.size = stop
         inode.mtime_ns = inode.ctime_ns = self._now_ns()
         flusher.dirtied(inode, dirty.cost - before)
+        if opened.rhythm.wrote():
+            flusher.flush_ahead(inode)
         return length
 
     def flush(self, handle: int) -> None:
@@ -143,6 +148,7 @@ class Files:
     async def fsync(self, handle: int) -> None:
         """Make the file's bytes and attributes survive a power cut.  Raises: why they do not."""
         opened = self._handle(handle)
+        opened.rhythm.synced()
         try:
             await self._flusher.flush(opened.inode)
         except BaseException:

@@ -29,10 +29,10 @@ from rainfs.errors import (
     StripeSpoiled,
 )
 from rainfs.meta.engine import Engine
-from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents, FileUpdate
+from rainfs.meta.extents import MAX_BLOCKS_PER_STRIPE, Extents
 from rainfs.meta.sessions import Session
-from rainfs.model import PAGE_BYTES, Layout, StripeView
-from rainfs.vfs.batch import Batch, Part, State
+from rainfs.model import KIB, PAGE_BYTES, Layout, StripeView
+from rainfs.vfs.batch import Batch, Part, State, begin, committable, pieces_of, updates_of
 from rainfs.vfs.inodes import Inode
 from rainfs.vfs.options import VfsOptions
 
@@ -52,6 +52,10 @@ MAX_FILES_PER_BATCH = 1024
 
 MAX_BLOCKS_PER_COMMIT = MAX_BLOCKS_PER_STRIPE
 """Bounds how long one commit may take; a single stripe may always."""
+
+
+AHEAD_BYTES = 64 * KIB
+"""What is flushed because a sync is expected is no longer than this."""
 
 
 class Flusher:
@@ -151,6 +155,27 @@ class Flusher:
             self._gather((inode,), whole=True)
         await self._attempt_all([batch for batch, _ in inode.layers])
 
+    def flush_ahead(self, inode: Inode) -> None:
+        """Begin to commit the little that is dirty of `inode`: a sync of it is likely to be next.
+
+        The nodes then have it while the caller is on its way back with the sync.  Left out while
+        other batches are under way, whose turn it would have to wait for.
+        """
+        quiet = not self._batches and not inode.barrier and self.broken is None
+        if quiet and inode.dirty.cost <= AHEAD_BYTES:
+            self._nursery.start_soon(self._flush_ahead, inode)
+
+    async def _flush_ahead(self, inode: Inode) -> None:
+        if self._batches or inode.barrier or inode not in self._dirty:
+            return
+        batch = self._gather((inode,), whole=True)
+        if not batch.parts:
+            return
+        batch.sync_expected = True
+        # A failure is kept with the batch, for whoever syncs or closes the file.
+        begin(batch, self._batches)
+        await self._write(batch)
+
     async def flush_all(self) -> None:
         """Commit everything that is dirty now.  Raises: the first reason why something failed."""
         while cut := [inode for inode in self._dirty if inode.barrier]:
@@ -171,7 +196,7 @@ class Flusher:
         """Try what is not being tried, wait for `batches`.  Raises: the first failure."""
         idle = [batch for batch in self._batches if batch.state is State.FAILED]
         for batch in idle:
-            self._begin(batch)
+            begin(batch, self._batches)
         if len(idle) == 1:
             await self._write(idle[0])
         else:
@@ -268,25 +293,12 @@ class Flusher:
 
     # --- Writing and committing. ---
 
-    def _begin(self, batch: Batch) -> None:
-        """Start an attempt; those that waited behind the failed one wait again."""
-        batch.state = State.WRITING
-        for other in self._batches:
-            waits = other is batch or other.state is State.WRITTEN
-            if waits and other.settled.is_set():
-                other.error = None
-                other.settled = trio.Event()
-
     async def _write(self, batch: Batch) -> None:
-        """One attempt to write and commit a batch that `_begin` was called for."""
-        pieces = [
-            Piece(part.inode.inode, offset, length, buffers)
-            for part in batch.parts
-            for offset, length, buffers in part.bytes.pieces(self._layout.block_bytes)
-        ]
+        """One attempt to write and commit a batch that `begin` was called for."""
+        pieces = pieces_of(batch, self._layout.block_bytes)
         if pieces:
             try:
-                batch.view = await self._write_stripe(pieces)
+                batch.view = await self._write_stripe(pieces, batch)
             except ArrayError as error:
                 self._fail(batch, error)
                 return
@@ -297,12 +309,18 @@ class Flusher:
         batch.state = State.WRITTEN
         await self._commit()
 
-    async def _write_stripe(self, pieces: Sequence[Piece]) -> StripeView:
+    async def _write_stripe(self, pieces: Sequence[Piece], batch: Batch) -> StripeView:
         """Write a stripe under a new id, under a few if nodes come and go meanwhile."""
         for attempt in range(1, MAX_SPOILED + 1):
             stripe = self._session.next_stripe()
             try:
-                return await self._array.write(stripe, pieces, self._layout)
+                return await self._array.write(
+                    stripe,
+                    pieces,
+                    self._layout,
+                    meanwhile=lambda view: self._rehearse(batch, view),
+                    heeds_rivals=not batch.sync_expected,
+                )
             except StripeSpoiled:
                 self._session.settle(stripe)
                 if attempt == MAX_SPOILED:
@@ -311,6 +329,11 @@ class Flusher:
                 self._session.settle(stripe)
                 raise
         raise AssertionError("unreachable")
+
+    def _rehearse(self, batch: Batch, view: StripeView) -> None:
+        """While the nodes store its stripe, prepare the commit of a batch that is alone."""
+        if len(self._batches) == 1:
+            batch.rehearsed = self._extents.rehearse([view], updates_of([batch]))
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         """End an attempt without success; whoever closes or syncs the files is told."""
@@ -335,21 +358,6 @@ class Flusher:
             batch.view = None
         batch.state = State.FAILED
 
-    def _committable(self) -> list[Batch]:
-        group: list[Batch] = []
-        blocked: set[Inode] = set()
-        blocks = 0
-        for batch in self._batches:
-            ready = batch.state is State.WRITTEN
-            if ready and not any(part.inode in blocked for part in batch.parts):
-                blocks += len(batch.view.stripe.blocks) if batch.view else 0
-                if group and blocks > MAX_BLOCKS_PER_COMMIT:
-                    break
-                group.append(batch)
-            else:
-                blocked.update(part.inode for part in batch.parts)
-        return group
-
     async def _commit(self) -> None:
         """Commit every written batch whose turn it is."""
         try:
@@ -358,18 +366,13 @@ class Flusher:
         except trio.WouldBlock:
             await self._commit_lock.acquire()
         try:
-            while group := self._committable():
+            while group := committable(self._batches, MAX_BLOCKS_PER_COMMIT):
                 views = [batch.view for batch in group if batch.view is not None]
-                updates: dict[Inode, FileUpdate] = {}
                 for batch in group:
                     batch.state = State.COMMITTING
-                    for part in batch.parts:
-                        inode = part.inode
-                        updates[inode] = FileUpdate(
-                            inode.inode, part.size, inode.mtime_ns, inode.ctime_ns
-                        )
+                rehearsed, group[0].rehearsed = group[0].rehearsed, None
                 try:
-                    await self._extents.commit(views, list(updates.values()))
+                    await self._extents.commit(views, updates_of(group), rehearsed)
                 except SessionLost as error:
                     self.broken = error
                     self._commit_failed(group, error)
@@ -427,7 +430,7 @@ class Flusher:
             if failed:
                 for batch in failed:
                     if batch.retry_at <= now:
-                        self._begin(batch)
+                        begin(batch, self._batches)
                         self._nursery.start_soon(self._write, batch)
                 continue
             while batch_due := self._due():
@@ -436,7 +439,7 @@ class Flusher:
                 if not batch.parts:
                     self._window.release()
                     break
-                self._begin(batch)
+                begin(batch, self._batches)
                 self._nursery.start_soon(self._write_in_window, batch)
 
     async def _write_in_turn(self, batch: Batch) -> None:

@@ -257,6 +257,9 @@ class RecordingDisk(SystemDisk):
             super().unlink(path)
             self.removed(self.name(path))
 
+    def will_write(self, descriptor: int, offset: int, length: int) -> None:
+        """A hint to the kernel that leaves no trace on a disk."""
+
     def sync_directory(self, path: Path) -> None:
         with self._lock:
             self.check(Kind.SYNC_DIRECTORY, self.name(path))

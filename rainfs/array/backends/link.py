@@ -200,14 +200,17 @@ class Link:
 
     def stay(self, most_ms: int) -> bool:
         """Wait for bytes in line, for `most_ms` at most, and deliver them; False if none came."""
-        if self._lost is not None or not self._stream.wait_readable_inline(most_ms):
+        if self._lost is not None:
             return False
+        if most_ms and not self._stream.wait_readable_inline(most_ms):
+            return False
+        heard_bytes = self.heard_bytes
         try:
             self._deliver(1)
         except StorageError as error:
             self._broken = error
             self.drop(str(error))
-        return True
+        return self.heard_bytes != heard_bytes or self._lost is not None
 
     def drop(self, reason: str) -> None:
         """Give the connection up: every call ends with NodeUnavailable(reason).  Idempotent."""

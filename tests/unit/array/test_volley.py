@@ -10,6 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from rainfs.array import linger as linger_module
 from rainfs.array.backend import Buffer
 from rainfs.array.latency import Call
 from rainfs.array.linger import Linger
@@ -180,3 +181,19 @@ async def test_an_abandoned_volley_leaves_no_put(autojump_clock: MockClock) -> N
     rig.volley.abandon()
     assert [wire.abandoned for wire in rig.wires] == [False, True, True]
     assert {member.free_bytes for member in rig.members} == {9 * PAGE_BYTES}, "all may have taken"
+
+
+def test_a_request_that_is_expected_does_not_end_the_wait(
+    rival: tuple[Linger, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linger_module, "LINGER_S", 0.001)
+    linger, kernel = rival
+    kernel.send(b"request")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not linger.wait(ours.fileno())
+        assert linger.worth_it, "the rival came first: the node was not slow"
+        assert not linger.wait(ours.fileno(), heeds_rivals=False)
+        assert not linger.worth_it, "it waited to the end"
+        theirs.send(b"!")
+        assert linger.wait(ours.fileno(), heeds_rivals=False)

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rainfs.errors import ArrayError, ArrayFull
-from rainfs.vfs.batch import Batch
+from rainfs.vfs.batch import Batch, begin
 from tests.unit.vfs.rig import Disk, Mount, mounted
 
 
@@ -61,7 +61,7 @@ async def test_a_sync_tells_the_truth_though_the_next_try_has_begun(
             fail(batch, error)
             if not tries:
                 tries.append(batch)
-                flusher._begin(batch)
+                begin(batch, flusher._batches)
                 nursery.start_soon(flusher._write, batch)
 
         monkeypatch.setattr(flusher, "_fail", fail_and_try_again)
@@ -88,7 +88,7 @@ async def test_a_sync_of_older_bytes_hides_no_failure_of_newer_ones(
         nursery.start_soon(mount.vfs.files.fsync, handle)
         await wait_all_tasks_blocked()
 
-        async def full(pieces: object) -> None:
+        async def full(*_: object) -> None:
             raise ArrayFull("no room")
 
         monkeypatch.setattr(mount.vfs.flusher, "_write_stripe", full)
