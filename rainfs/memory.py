@@ -13,8 +13,10 @@ import contextlib
 import ctypes
 import mmap
 from collections import deque
+from collections.abc import Sequence
+from typing import ClassVar
 
-from rainfs.model import MIB, PAGE_BYTES
+from rainfs.model import KIB, MIB, PAGE_BYTES
 
 Buffer = bytes | bytearray | memoryview
 """Contiguous bytes that somebody may read."""
@@ -28,6 +30,17 @@ HUGE_PAGE_BYTES = 2 * MIB
 
 MIN_CARVED_BYTES = 16 * PAGE_BYTES
 """A pool of at least so long buffers carves them from mappings of one huge page."""
+
+RECYCLED_SIZES = (
+    (128 * KIB, 16),
+    (256 * KIB, 16),
+    (384 * KIB, 8),
+    (512 * KIB, 8),
+    (768 * KIB, 4),
+    (1 * MIB, 12),
+    (4 * MIB, 1),
+)
+"""What a recycler keeps idle at most: 32 MiB together."""
 
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -102,6 +115,46 @@ class BufferPool:
     def idle(self) -> int:
         """Number of buffers waiting for reuse."""
         return len(self._idle)
+
+
+class _Loan(ctypes.Array[ctypes.c_ubyte]):
+    """What lies over a buffer while it is in use: it dies with the last view, and gives it back."""
+
+    _type_ = ctypes.c_ubyte
+    _length_ = 0
+
+    pool: ClassVar[BufferPool]
+    buffer: memoryview
+
+    def __del__(self) -> None:
+        self.pool.give(self.buffer)
+
+
+def _loan_class(pool: BufferPool) -> type[_Loan]:
+    return type("Loan", (_Loan,), {"_length_": pool.buffer_bytes, "pool": pool})
+
+
+class Recycler:
+    """Page-aligned memory that comes back by itself when nothing refers to it any more.
+
+    For bytes that end up in a cache, or with whoever else: they are not lent, and nobody gives them
+    back.  Thread-safe.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]] = RECYCLED_SIZES) -> None:
+        """Keep idle memory as `sizes` has it: bytes, ascending, and how many such."""
+        self._classes = [_loan_class(BufferPool(nbytes, idle)) for nbytes, idle in sizes]
+        """One for each size: the type of an array in C holds its length."""
+
+    def take(self, nbytes: int) -> memoryview:
+        """Return memory of `nbytes`, with whatever was left in it; beyond the sizes, fresh one."""
+        for loan_class in self._classes:
+            if nbytes <= loan_class.pool.buffer_bytes:
+                buffer = loan_class.pool.take()
+                loan = loan_class.from_buffer(buffer)
+                loan.buffer = buffer
+                return memoryview(loan).cast("B")[:nbytes]
+        return page_buffer(nbytes)
 
 
 _M_TRIM_THRESHOLD = -1

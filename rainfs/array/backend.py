@@ -28,6 +28,7 @@ __all__ = [
     "BegunPut",
     "Buffer",
     "GetBeginner",
+    "NearReader",
     "NodeHealth",
     "PutBeginner",
     "ShardInfo",
@@ -165,6 +166,25 @@ class GetBeginner(Protocol):
 
     def begin_get(self, key: ShardKey, offset: int, length: int) -> BegunGet | None:
         """Begin a get and return at once; None where that takes waiting: then call `get`."""
+        ...
+
+
+@runtime_checkable
+class NearReader(Protocol):
+    """What a backend may offer besides: shards that lie on this host, read without their node.
+
+    What it returns says nothing of the node, which may be frozen.
+    """
+
+    def near_now(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
+        """Return verified bytes, if that costs no thread; None: try `near`."""
+        ...
+
+    async def near(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
+        """Return verified bytes; None: ask the node, with `get`.
+
+        Raises: NodeUnavailable when the disk gives nothing within the deadline.
+        """
         ...
 
 

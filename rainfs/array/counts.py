@@ -18,6 +18,8 @@ class ReadCounts:
     """Bytes that these brought."""
     in_line: int = 0
     """Gets among them that took no turn of the scheduler."""
+    direct: int = 0
+    """Gets among them that were read from the storage file of a node on this host."""
     raced: int = 0
     """Gets that were late and raced by a reconstruction."""
     gathered: int = 0
@@ -27,3 +29,8 @@ class ReadCounts:
         """Count one answer."""
         self.gets += 1
         self.get_bytes += nbytes
+
+    def read_directly(self, nbytes: int) -> None:
+        """Count one answer that took no node."""
+        self.direct += 1
+        self.got(nbytes)

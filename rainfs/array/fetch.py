@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import trio
 
+from rainfs.array.asking import Asker
+from rainfs.array.backend import BegunGet
 from rainfs.array.background import Background
 from rainfs.array.counts import ReadCounts
 from rainfs.array.gathering import LOSSES, Gatherer, TooFew
@@ -114,7 +116,8 @@ class Fetcher:
         self._watch = watch
         self._background = background
         self.counts = ReadCounts()
-        self._gatherer = Gatherer(members, linger, self.counts)
+        self._asker = Asker(members, self.counts)
+        self._gatherer = Gatherer(members, linger, self._asker, self.counts)
         self._hedges = 0
 
     async def fetch(self, source: Source, runs: Sequence[Run]) -> list[memoryview]:
@@ -229,32 +232,32 @@ class Fetcher:
         self, view: StripeView, shard: int, member: Member, start: int, stop: int
     ) -> memoryview:
         """Get from the shard's own node; once that is late, race it with the others."""
-        kind = get_kind(stop - start)
-        begun_s = trio.current_time()
+        nbytes = stop - start
+        kind = get_kind(nbytes)
         key = ShardKey(view.id, shard)
+        here = self._asker.now(member, key, start, nbytes)
+        if here is not None:
+            return here
+        begun_s = trio.current_time()
         self._linger.under_way += 1
         try:
             waiting: Awaitable[memoryview] | None = None
             if member.get_beginner is not None and self._linger.worth_it:
-                begun = member.get_beginner.begin_get(key, start, stop - start)
+                begun = member.get_beginner.begin_get(key, start, nbytes)
                 if begun is not None and begun.linger(self._linger):
                     data = begun.result()
                     self.counts.in_line += 1
-                    self.counts.got(stop - start)
-                    self._members.answered(member, kind, trio.current_time() - begun_s)
+                    self._asker.answered(member, nbytes, begun_s)
                     return data
-                waiting = begun.rest() if begun is not None else None
+                waiting = self._rest(member, begun, nbytes, begun_s) if begun is not None else None
             if waiting is None:
-                waiting = member.backend.get(key, start, stop - start)
+                waiting = self._asker.get(member, key, start, nbytes)
             run = Run(shard, start, stop)
             late = _LateGet(begun_s + self._members.late_after_s(kind), self, view, run)
             self._watch.add(late)
             try:
                 with late.scope:
-                    data = await waiting
-                    self.counts.got(stop - start)
-                    self._members.answered(member, kind, trio.current_time() - begun_s)
-                    return data
+                    return await waiting
             finally:
                 self._watch.remove(late)
                 if late.hedge is not None:
@@ -267,6 +270,13 @@ class Fetcher:
         member.latency.observe(kind, trio.current_time() - begun_s)
         assert late.won is not None
         return late.won
+
+    async def _rest(
+        self, member: Member, begun: BegunGet, nbytes: int, begun_s: float
+    ) -> memoryview:
+        data = await begun.rest()
+        self._asker.answered(member, nbytes, begun_s)
+        return data
 
     def hedge(self, late: _LateGet) -> bool:
         """Race a late get with the other shards; False when too many are being raced."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 import trio
 
+from rainfs.array.asking import Asker
 from rainfs.array.backend import BegunGet
 from rainfs.array.counts import ReadCounts
 from rainfs.array.latency import get_kind
@@ -43,8 +44,9 @@ class TooFew(StorageError):
 class Gatherer:
     """Gathers ranges of any stripe."""
 
-    def __init__(self, members: Members, linger: Linger, counts: ReadCounts) -> None:
+    def __init__(self, members: Members, linger: Linger, asker: Asker, counts: ReadCounts) -> None:
         self._members = members
+        self._asker = asker
         self._counts = counts
         self._linger = linger
         self._threads = trio.CapacityLimiter(DECODE_THREADS)
@@ -138,6 +140,10 @@ class Gatherer:
                 if member.get_beginner is None or not member.up:
                     return None
                 key = ShardKey(view.id, shard)
+                here = self._asker.now(member, key, start, stop - start)
+                if here is not None:
+                    found[shard] = here
+                    continue
                 get = member.get_beginner.begin_get(key, start, stop - start)
                 if get is None:
                     return None
@@ -156,8 +162,7 @@ class Gatherer:
                     except InputError:
                         gone.add(shard)
                         return None
-                    self._counts.got(stop - start)
-                    self._members.answered(member, kind, trio.current_time() - begun_s)
+                    self._asker.answered(member, stop - start, begun_s)
                 return found
             return None
         finally:
@@ -204,15 +209,11 @@ class Gatherer:
         self, view: StripeView, shard: int, member: Member, start: int, stop: int
     ) -> memoryview:
         """Get from one node, and let `members` know how that went."""
-        begun_s = trio.current_time()
         self._linger.under_way += 1
         try:
-            data = await member.backend.get(ShardKey(view.id, shard), start, stop - start)
+            return await self._asker.get(member, ShardKey(view.id, shard), start, stop - start)
         except StorageError as error:
             self._members.failed(member, error)
             raise
         finally:
             self._linger.under_way -= 1
-        self._counts.got(stop - start)
-        self._members.answered(member, get_kind(stop - start), trio.current_time() - begun_s)
-        return data

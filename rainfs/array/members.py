@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
-from rainfs.array.backend import Backend, GetBeginner, PutBeginner
+from rainfs.array.backend import Backend, GetBeginner, NearReader, PutBeginner
 from rainfs.array.latency import Call, Latency, late_after_s
 from rainfs.array.placement import Candidate, domain_of
 from rainfs.array.space import Room
@@ -53,6 +53,8 @@ class Member:
         self.beginner = backend if isinstance(backend, PutBeginner) else None
         self.get_beginner = backend if isinstance(backend, GetBeginner) else None
         """The same session, if it can do without tasks and without turns of the scheduler."""
+        self.near_reader = backend if isinstance(backend, NearReader) else None
+        """The same session, if the node's shards may lie on this host."""
         self.domain = domain_of(node)
         self.state = NodeState.SUSPECT
         self.health: NodeHealth | None = None

@@ -24,10 +24,12 @@ from typing import TypeVar
 
 import trio
 
+from rainfs.async_store.read_pace import INLINE_READ_BYTES, ReadPace
 from rainfs.errors import NodeFailing, RainError
 from rainfs.memory import Buffer
 from rainfs.model import KIB, NodeHealth, NodeUuid, ShardInfo, ShardKey, VolumeId
 from rainfs.store.pending import Pending
+from rainfs.store.rows import Row
 from rainfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -56,19 +58,6 @@ BURST_GAP_S = 0.000_1
 
 SMOOTHING = 0.2
 """Weight of the newest commit in the usual time of one."""
-
-INLINE_READ_BYTES = 64 * KIB
-"""Reads up to this long are tried without a thread first."""
-
-INLINE_READ_S = 0.004
-"""A lone small read waits for the disk without a thread while reads take no longer than this."""
-
-QUICK_READ_S = 0.000_5
-"""While reads take no longer than this, any small read does: a thread costs more than the wait."""
-
-MAX_COUNTED_READ_S = 2 * INLINE_READ_S
-"""A read counts as no longer than this, so that one stall (of the disk, or of a busy machine's
-scheduler) does not send those after it to threads, which makes a busy machine busier."""
 
 MAX_COMMIT_PUTS = 256
 MAX_WRITER_THREADS = 4
@@ -138,7 +127,7 @@ class AsyncStore:
         self._put_s = INLINE_PUT_S * 2
         self._commit_s = INLINE_COMMIT_S * 2
         self._quiet_since_s = 0.0
-        self._read_s = INLINE_READ_S * 2
+        self._read_pace = ReadPace()
         self._unanswered = 0
         self._all_answered = trio.Event()
         self._closed = False
@@ -315,7 +304,7 @@ class AsyncStore:
         """
         if length > INLINE_READ_BYTES:
             return None
-        if self._read_s > (QUICK_READ_S if self._unanswered else INLINE_READ_S):
+        if not self._read_pace.is_quick(alone=not self._unanswered):
             return self._store.read(key, offset, length, nowait=True)
         return self._timed_read(key, offset, length, None)
 
@@ -326,8 +315,7 @@ class AsyncStore:
         found = self._store.read(key, offset, length, into=into)
         assert found is not None
         if length <= INLINE_READ_BYTES:
-            took_s = min(time.perf_counter() - begun_s, MAX_COUNTED_READ_S)
-            self._read_s += (took_s - self._read_s) * SMOOTHING
+            self._read_pace.took(time.perf_counter() - begun_s)
         return found
 
     def begin_get(
@@ -386,6 +374,10 @@ class AsyncStore:
     async def delete(self, keys: Sequence[ShardKey]) -> None:
         """Delete shards."""
         await self._run(lambda: self._store.delete(keys))
+
+    async def locate(self, first: ShardKey, limit: int) -> list[tuple[ShardKey, Row]]:
+        """Say where shards lie."""
+        return await self._run(lambda: self._store.locate(first, limit))
 
     async def list(self, after: ShardKey | None, limit: int) -> list[ShardInfo]:
         """List shards."""

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import trio
 
 from rainfs import __version__
-from rainfs.async_store.access import INLINE_READ_BYTES, AsyncStore
+from rainfs.async_store.access import AsyncStore
 from rainfs.async_store.buffers import Buffers, Lease
+from rainfs.async_store.read_pace import INLINE_READ_BYTES
 from rainfs.errors import (
     ForeignVolume,
     InputError,
@@ -272,6 +273,8 @@ class Session:
             cost_bytes = wire.MAX_ABOUT_HEADER_BYTES
         elif isinstance(message, wire.List | wire.Delete):
             cost_bytes = wire.MAX_LISTING_HEADER_BYTES
+        elif isinstance(message, wire.Locate):
+            cost_bytes = wire.MAX_LOCATED_HEADER_BYTES
         if leased_bytes:
             cost_bytes += self._buffers.held_bytes(leased_bytes)
         own, shared = self._budgets
@@ -383,6 +386,9 @@ class Session:
             case wire.List():
                 after = None if message.after is None else ShardKey(*message.after)
                 return wire.Listing.of(await store.list(after, message.limit))
+            case wire.Locate():
+                rows = await store.locate(ShardKey(message.stripe, message.shard), message.limit)
+                return wire.Located([(*key, row.offset, row.length, row.crcs) for key, row in rows])
             case wire.Stat():
                 info = await store.stat(message.key)
                 return wire.Described(info.length, info.durable, info.about)

@@ -9,6 +9,8 @@ cached row is never older than the index.  Thread-safe.
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -156,6 +158,28 @@ class Catalog:
             for key, change in changes.items():
                 if change.row is not None:
                     self._remember(key, change.row)
+
+    def placed(self, first: ShardKey, limit: int) -> list[tuple[ShardKey, Row]]:
+        """Return at most `limit` shards from `first` on, in key order, whose bytes are in their
+        place; those whose row is corrupt are left out.
+        """
+        # Changes are looked at first: what a checkpoint moves meanwhile is then seen at least once.
+        with self._lock:
+            changes = dict(self._changes)
+        rows = {
+            key: change.row
+            for key, change in changes.items()
+            if key >= first and change.row is not None and change.payload is None
+        }
+        packed_first = pack_key(first)
+        stored = self._index.get(packed_first)
+        found = [(packed_first, stored)] if stored is not None else []
+        for packed, stored in found + self._index.page(first, limit):
+            key = unpack_key(packed)
+            if key not in changes:
+                with contextlib.suppress(ShardCorrupt):
+                    rows[key] = unpack_row(packed, stored)
+        return [(key, rows[key]) for key in heapq.nsmallest(limit, rows)]
 
     def list(self, after: ShardKey | None, limit: int, durable: int) -> list[ShardInfo]:
         """Return at most `limit` shards above `after` in key order; `durable` as for `undurable`.

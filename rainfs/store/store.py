@@ -308,6 +308,14 @@ class Store:
             # A deletion may have given the space to another shard meanwhile: look once more.
         raise ShardCorrupt(f"{key} does not match its checksums")
 
+    def locate(self, first: ShardKey, limit: int) -> list[tuple[ShardKey, Row]]:
+        """Return where shards from `first` on lie in the storage file, in key order.
+
+        At most `limit`; those that are not in their place yet are left out.  A deletion may give
+        the place to another shard at any moment: only the checksums say whose bytes are there.
+        """
+        return self._catalog.placed(first, limit)
+
     def open_readers(self) -> list[int]:
         """Return descriptors of the storage file for reading: buffered, and O_DIRECT where it has
         that; whoever asked closes them.  None where the system refuses.

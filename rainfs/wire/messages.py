@@ -39,6 +39,12 @@ _KEY_BYTES = 16
 _INFO_BYTES = 48
 MAX_DELETE_HEADER_BYTES = MAX_KEYS_PER_DELETE * _KEY_BYTES + MAX_SMALL_HEADER_BYTES
 MAX_LISTING_HEADER_BYTES = MAX_SHARDS_PER_LISTING * _INFO_BYTES + MAX_SMALL_HEADER_BYTES
+MAX_SHARDS_LOCATED = 32
+_CRC_BYTES = 4
+_MAX_CRCS_BYTES = MAX_SHARD_BYTES // PAGE_BYTES * _CRC_BYTES
+MAX_LOCATED_HEADER_BYTES = (
+    MAX_SHARDS_LOCATED * (_INFO_BYTES + _MAX_CRCS_BYTES) + MAX_SMALL_HEADER_BYTES
+)
 MAX_ABOUT_HEADER_BYTES = MAX_ABOUT_BYTES + MAX_SMALL_HEADER_BYTES
 
 ID_BYTES = 16
@@ -49,6 +55,7 @@ MAX_UNIX_NAME_BYTES = 100
 
 MAX_STORAGE_DESCRIPTORS = 2
 
+_MAX_OFFSET = (1 << 63) - 1 - MAX_SHARD_BYTES
 _MAX_STRIPE = (1 << 64) - 1
 
 
@@ -72,12 +79,14 @@ class Kind(enum.IntEnum):
     SYNC = 21
     HEALTH = 22
     CLAIM = 23
+    LOCATE = 24
     DONE = 64
     DATA = 65
     LISTING = 66
     DESCRIBED = 67
     REPORT = 68
     FAILED = 69
+    LOCATED = 70
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -241,6 +250,20 @@ class Claim(Message, frozen=True, array_like=True):
         _check_id(self.volume)
 
 
+class Locate(Message, frozen=True, array_like=True):
+    """Say where in the storage file a shard and those after it lie.  Answer: Located."""
+
+    kind = Kind.LOCATE
+    stripe: StripeId
+    shard: int
+    limit: int
+
+    def check(self) -> None:
+        _check_key(self.stripe, self.shard)
+        if not 1 <= self.limit <= MAX_SHARDS_LOCATED:
+            raise ValueError(f"limit {self.limit}")
+
+
 class Done(Message, frozen=True, array_like=True):
     """It is done."""
 
@@ -359,9 +382,31 @@ class Failed(Message, frozen=True, array_like=True):
     text: str
 
 
+class Located(Message, frozen=True, array_like=True):
+    """Shards in key order: stripe, shard, offset in the storage file, length, CRC-32C of each page.
+
+    Those whose bytes are not in their place yet are left out, and some others may be.
+    """
+
+    kind = Kind.LOCATED
+    max_header_bytes = MAX_LOCATED_HEADER_BYTES
+    shards: list[tuple[StripeId, int, int, int, bytes]]
+
+    def check(self) -> None:
+        if len(self.shards) > MAX_SHARDS_LOCATED:
+            raise ValueError(f"{len(self.shards)} shards")
+        for stripe, shard, offset, length, crcs in self.shards:
+            _check_key(stripe, shard)
+            _check_length(length)
+            if not 0 <= offset <= _MAX_OFFSET or offset % PAGE_BYTES:
+                raise ValueError(f"a shard at {offset}")
+            if len(crcs) != length // PAGE_BYTES * _CRC_BYTES:
+                raise ValueError(f"{len(crcs)} bytes of checksums")
+
+
 _TYPES: tuple[type[Message], ...] = (
     *(Hello, Welcome, Put, Get, Delete, List, Stat, Sync, Health, Claim),
-    *(Done, Data, Listing, Described, Report, Failed),
+    *(Locate, Done, Data, Listing, Described, Report, Failed, Located),
 )
 MESSAGES: dict[int, type[Message]] = {int(message.kind): message for message in _TYPES}
 _DECODERS = {kind: msgspec.msgpack.Decoder(message) for kind, message in MESSAGES.items()}

@@ -30,6 +30,7 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.SYNC: frozenset({Kind.DONE, Kind.FAILED}),
     Kind.HEALTH: frozenset({Kind.REPORT, Kind.FAILED}),
     Kind.CLAIM: frozenset({Kind.DONE, Kind.FAILED}),
+    Kind.LOCATE: frozenset({Kind.LOCATED, Kind.FAILED}),
 }
 REQUESTS = frozenset(ANSWERS)
 _ALL_ANSWERS: frozenset[Kind] = frozenset().union(*ANSWERS.values())

@@ -1,4 +1,6 @@
-"""What every backend must do: one suite for rain://, file:// and the fake that other tests use."""
+"""What every backend must do: one suite for rain:// (as it comes, from the storage file of a node
+on this host, over TCP alone), file:// and the fake that other tests use.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,15 @@ import random
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trio
+import trio.lowlevel
 
 from rainfs.array.backend import Backend, Buffer
+from rainfs.array.backends import going_over
+from rainfs.array.backends.rain import RainBackend
 from rainfs.array.backends.registry import open_backend
 from rainfs.errors import (
     ForeignVolume,
@@ -30,6 +36,7 @@ from rainfs.model import (
     VolumeId,
 )
 from rainfs.node.daemon import serve
+from rainfs.store import store as store_module
 from rainfs.store.store import Store
 from rainfs.wire import messages
 from tests.fakes.backend import FakeNode
@@ -65,11 +72,56 @@ class Harness:
             await self._current.aclose()
 
 
-@pytest.fixture(params=["rain", "file", "fake"])
+class NearBackend(RainBackend):
+    """rain:// whose node is on this host: what can be read from its storage file is, each time."""
+
+    async def get(self, key: ShardKey, offset: int, length: int) -> memoryview:
+        asked = await super().get(key, offset, length)
+        if length == 0:
+            return asked
+        await self.health()
+        neighbour = self._small.neighbour
+        assert neighbour is not None
+        with trio.fail_after(DEADLINE_S):
+            while not neighbour.knows(key):
+                neighbour._ask_after_s = float("-inf")
+                await super().get(key, offset, length)
+                await trio.lowlevel.checkpoint()
+        read = self.near_now(key, offset, length)
+        assert read is None or read == asked
+        read = await self.near(key, offset, length)
+        assert read == asked
+        return read
+
+
+def near(url: str, volume: VolumeId | None, nursery: trio.Nursery) -> Backend:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return NearBackend(
+        url,
+        parts.hostname,
+        parts.port,
+        volume,
+        deadline_s=DEADLINE_S,
+        nursery=nursery,
+        random=random.Random(1),
+    )
+
+
+@pytest.fixture(params=["rain", "near", "tcp", "file", "fake"])
 async def harness(
-    request: pytest.FixtureRequest, tmp_path: Path, nursery: trio.Nursery
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Harness]:
     directory = tmp_path / "store"
+    if request.param == "near":
+        # All shards go to their place at once, where they can be read without the node.
+        monkeypatch.setattr(store_module, "INLINE_BYTES", 0)
+    if request.param == "tcp":
+        monkeypatch.setattr(going_over, "is_loopback", lambda address: False)
     store: Store | None = None
     if request.param == "fake":
         node = FakeNode(capacity_bytes=CAPACITY_BYTES)
@@ -82,7 +134,11 @@ async def harness(
             host, port = await nursery.start(partial(serve, store, "127.0.0.1", 0))
             url = f"rain://{host}:{port}"
         made = Harness(
-            lambda volume: open_backend(url, volume, deadline_s=DEADLINE_S, nursery=nursery)
+            lambda volume: (
+                near(url, volume, nursery)
+                if request.param == "near"
+                else open_backend(url, volume, deadline_s=DEADLINE_S, nursery=nursery)
+            )
         )
     yield made
     await made.aclose()

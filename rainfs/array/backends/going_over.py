@@ -15,7 +15,9 @@ import os
 import trio
 
 from rainfs.array.backends.link import Link
+from rainfs.array.backends.neighbour import Neighbour
 from rainfs.errors import RainError, RemoteProtocolError
+from rainfs.memory import Recycler
 from rainfs.model import VolumeId
 from rainfs.transport import connect_unix, is_loopback
 from rainfs.wire.messages import Welcome
@@ -35,9 +37,12 @@ async def go_over(
     volume: VolumeId | None,
     *,
     deadline_s: float,
-    descriptors: bool,
+    recycler: Recycler | None,
 ) -> Link | None:
-    """Return a greeted connection to the node's Unix socket, or None where `link` has to do."""
+    """Return a greeted connection to the node's Unix socket, or None where `link` has to do.
+
+    With a `recycler` it brings the storage file along, which is read into memory from there.
+    """
     if not welcome.unix_name:
         return None
     nearer: Link | None = None
@@ -49,9 +54,11 @@ async def go_over(
         if stream.peer_user not in (os.geteuid(), ROOT):
             raise RemoteProtocolError(f"{peer}: another user's process has its socket")
         with trio.fail_after(GOING_OVER_S):
-            again = await nearer.greet(descriptors=descriptors)
+            again = await nearer.greet(descriptors=recycler is not None)
         if again.uuid != welcome.uuid:
             raise RemoteProtocolError(f"{peer}: another node has its socket")
+        if again.descriptors and recycler is not None:
+            nearer.neighbour = Neighbour(nearer.take_descriptors(), recycler)
     except (RainError, trio.TooSlowError) as error:
         log.info("%s: stays on TCP: %s", peer, error)
         if nearer is not None:

@@ -15,9 +15,10 @@ import trio
 
 from rainfs.array.backends.going_over import go_over
 from rainfs.array.backends.link import Begun, Link
+from rainfs.array.backends.neighbour import Neighbour
 from rainfs.array.backends.reach import Reach
 from rainfs.errors import NodeUnavailable, ProtocolError, RainError
-from rainfs.memory import Buffer
+from rainfs.memory import Buffer, Recycler
 from rainfs.model import VolumeId
 from rainfs.transport import connect
 from rainfs.wire.messages import Message
@@ -54,9 +55,9 @@ class Lane:
         *,
         deadline_s: float,
         nursery: trio.Nursery,
-        descriptors: bool = False,
+        recycler: Recycler | None = None,
     ) -> None:
-        """Use `reach`; on a node of this host, ask for `descriptors` of its storage file."""
+        """Use `reach`; with a `recycler`, have the storage file of a node on this host as well."""
         self._host = host
         self._port = port
         self._peer = f"{host}:{port}"
@@ -64,7 +65,7 @@ class Lane:
         self._reach = reach
         self._deadline_s = deadline_s
         self._nursery = nursery
-        self._descriptors = descriptors
+        self._recycler = recycler
         self._attempt: _Attempt | None = None
         self._link: Link | None = None
         self._runs: set[trio.CancelScope] = set()
@@ -103,6 +104,11 @@ class Lane:
             return self._link.begin(message, payload, payload_bytes, over)
         except NodeUnavailable:
             return None  # The connection is lost: a call will find out, and make another.
+
+    @property
+    def neighbour(self) -> Neighbour | None:
+        """The storage file of the node while there is a connection that has brought it."""
+        return self._link.neighbour if self._link is not None else None
 
     async def _connected(self, probe: bool) -> Link:
         """Return the live connection, once there is one."""
@@ -171,7 +177,7 @@ class Lane:
                     self._peer,
                     self._volume,
                     deadline_s=self._deadline_s,
-                    descriptors=self._descriptors,
+                    recycler=self._recycler,
                 )
             except BaseException:
                 link.drop(f"{self._peer}: not greeted")

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from rainfs import __version__
+from rainfs.array.backends.neighbour import Neighbour
 from rainfs.errors import NodeUnavailable, RainError, RemoteProtocolError, StorageError
 from rainfs.memory import Buffer
 from rainfs.model import VolumeId
@@ -94,6 +95,8 @@ class Link:
         """Whether it was given up because the node had gone silent."""
         self._descriptors: list[int] = []
         """What came with the greeting and nobody has taken."""
+        self.neighbour: Neighbour | None = None
+        """The node's storage file, if it has come along; it is closed with the connection."""
 
     async def greet(self, *, descriptors: bool = False, bring: Sequence[int] = ()) -> Welcome:
         """Exchange greetings.
@@ -221,6 +224,8 @@ class Link:
         self._outbox.close()
         for descriptor in self.take_descriptors():
             os.close(descriptor)
+        if self.neighbour is not None:
+            self.neighbour.close()
         calls = list(self._calls.values())
         self._calls.clear()
         for call in calls:

@@ -1,7 +1,8 @@
 """The backend `rain://host:port`: a node daemon, reached over the network.
 
 Owns the translation of calls to messages.  Refuses to know sockets.  Small and bulk requests travel
-on a connection each, so that a read of one page does not queue behind megabytes.
+on a connection each, so that a read of one page does not queue behind megabytes.  Shards of a
+node on the same host are read from its storage file once it has said where they lie.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from rainfs.array.backends.bounds import check_put, check_range
 from rainfs.array.backends.lane import Lane
 from rainfs.array.backends.link import Begun
 from rainfs.array.backends.reach import Reach
-from rainfs.errors import InputError, RainError, RemoteProtocolError
+from rainfs.errors import InputError, NodeUnavailable, RainError, RemoteProtocolError
+from rainfs.memory import Recycler
 from rainfs.model import KIB, VolumeId
 from rainfs.wire import messages as wire
 
 BULK_BYTES = 64 * KIB
 """Puts and gets longer than this travel on the bulk connection."""
+
+
+_RECYCLER = Recycler()
+"""Memory for what is read from storage files of this host: one for all nodes."""
 
 
 class RainBackend:
@@ -42,7 +48,16 @@ class RainBackend:
     ) -> None:
         self._url = url
         reach = Reach(random)
-        self._small = Lane(host, port, volume, reach, deadline_s=deadline_s, nursery=nursery)
+        self._deadline_s = deadline_s
+        self._small = Lane(
+            host,
+            port,
+            volume,
+            reach,
+            deadline_s=deadline_s,
+            nursery=nursery,
+            recycler=_RECYCLER,
+        )
         self._bulk = Lane(host, port, volume, reach, deadline_s=deadline_s, nursery=nursery)
 
     @property
@@ -79,24 +94,61 @@ class RainBackend:
     async def get(self, key: ShardKey, offset: int, length: int) -> memoryview:
         """Return verified bytes.  See `Backend.get`."""
         check_range(offset, length)
+        found = self.near_now(key, offset, length) or await self.near(key, offset, length)
+        if found is not None:
+            return found
         lane = self._bulk if length > BULK_BYTES else self._small
         _, data = await lane.call(wire.Get(key.stripe, key.shard, offset, length))
+        self._locate(key)
         return data
 
     def begin_get(self, key: ShardKey, offset: int, length: int) -> LinkGet | None:
         """Begin a small get.  See `GetBeginner.begin_get`."""
-        if length > BULK_BYTES:
-            return None
+        neighbour = self._small.neighbour
+        if length > BULK_BYTES or (neighbour is not None and neighbour.knows(key)):
+            return None  # What lies here is read here, in a thread where it must be.
         check_range(offset, length)
         get = LinkGet()
         begun = self._small.begin(wire.Get(key.stripe, key.shard, offset, length), (), 0, get)
         if begun is None:
             return None
         get.began(begun)
+        self._locate(key)
         return get
+
+    def near_now(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
+        """Read from the storage file at once.  See `NearReader.near_now`."""
+        neighbour = self._small.neighbour
+        return neighbour.get_now(key, offset, length) if neighbour is not None else None
+
+    async def near(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
+        """Read from the storage file in a thread.  See `NearReader.near`."""
+        neighbour = self._small.neighbour
+        if neighbour is None or not neighbour.knows(key):
+            return None
+        with trio.move_on_after(self._deadline_s):
+            return await neighbour.get(key, offset, length)
+        raise NodeUnavailable(f"{self._url}: its disk gave nothing within {self._deadline_s:g} s")
+
+    def _locate(self, key: ShardKey) -> None:
+        """Ask where a shard and those after it lie, for the next time; once at a time."""
+        neighbour = self._small.neighbour
+        if neighbour is None or not neighbour.may_ask(key, trio.current_time()):
+            return
+
+        def located(begun: Begun) -> None:
+            answer = begun.answer
+            shards = answer.shards if isinstance(answer, wire.Located) else ()
+            neighbour.learn(key, shards, trio.current_time())
+
+        message = wire.Locate(key.stripe, key.shard, wire.MAX_SHARDS_LOCATED)
+        if self._small.begin(message, (), 0, located) is not None:
+            neighbour.asking = True
 
     async def delete(self, keys: Sequence[ShardKey]) -> None:
         """Delete shards.  See `Backend.delete`."""
+        if self._small.neighbour is not None:
+            self._small.neighbour.forget(keys)
         for first in range(0, len(keys), wire.MAX_KEYS_PER_DELETE):
             part = keys[first : first + wire.MAX_KEYS_PER_DELETE]
             await self._small.call(wire.Delete([(key.stripe, key.shard) for key in part]))

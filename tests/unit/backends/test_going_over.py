@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from rainfs.array.backends import going_over
 from rainfs.array.backends.link import Link
 from rainfs.array.backends.rain import RainBackend, open_backend
 from rainfs.errors import NodeUnavailable
-from rainfs.memory import page_buffer
+from rainfs.memory import Recycler, page_buffer
 from rainfs.model import MIB, PAGE_BYTES, NodeUuid, ShardKey, StripeId, VolumeId
 from rainfs.node import neighbours
 from rainfs.node.daemon import serve
@@ -51,8 +50,9 @@ trio.run(main)
 class Running:
     """A node in this process, and where it listens."""
 
-    def __init__(self, store: Store, host: str, port: int) -> None:
+    def __init__(self, store: Store, directory: Path, host: str, port: int) -> None:
         self.store = store
+        self.directory = directory
         self.host = host
         self.port = port
 
@@ -64,16 +64,31 @@ class Running:
         )
         return link, await link.greet()
 
+    async def unix(self) -> Link:
+        """A connection by the socket, with descriptors that nobody has taken."""
+        link, welcome = await self.tcp()
+        link.drop("over")
+        nearer = Link(connect_unix(welcome.unix_name, "node"), VOLUME, deadline_s=DEADLINE_S)
+        await nearer.greet(descriptors=True)
+        return nearer
+
     async def over(
-        self, volume: VolumeId | None = VOLUME, *, descriptors: bool = True
+        self, volume: VolumeId | None = VOLUME, recycler: Recycler | None = None
     ) -> Link | None:
         link, welcome = await self.tcp(volume)
         try:
             return await going_over.go_over(
-                link, welcome, "node", volume, deadline_s=DEADLINE_S, descriptors=descriptors
+                link, welcome, "node", volume, deadline_s=DEADLINE_S, recycler=recycler
             )
         finally:
             link.drop("over")
+
+
+def storage_descriptors(directory: Path) -> list[str]:
+    """What this process has open of the storage file."""
+    wanted = str((directory / ".rainfs-store").resolve())
+    links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [str(path) for path in links if os.path.realpath(path) == wanted]
 
 
 @pytest.fixture
@@ -81,7 +96,7 @@ async def node(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Running]:
     store = Store.open(tmp_path / "store", capacity_bytes=64 * MIB)
     store.claim(VOLUME)
     host, port = await nursery.start(partial(serve, store, "127.0.0.1", 0))
-    yield Running(store, host, port)
+    yield Running(store, tmp_path / "store", host, port)
     nursery.cancel_scope.cancel()
     store.close()
 
@@ -105,16 +120,16 @@ async def proxy(to: tuple[str, int], nursery: trio.Nursery) -> int:
 
 
 async def test_a_client_of_the_same_host_goes_over(node: Running) -> None:
-    link = await node.over()
+    link = await node.over(recycler=Recycler())
     assert link is not None
     assert link.is_unix
-    assert len(link.take_descriptors()) == 2
+    assert link.neighbour is not None
     link.drop("done")
 
 
 async def test_a_proxy_in_between_stays_in_between(node: Running, nursery: trio.Nursery) -> None:
     port = await proxy((node.host, node.port), nursery)
-    assert await Running(node.store, "127.0.0.1", port).over() is None
+    assert await Running(node.store, node.directory, "127.0.0.1", port).over() is None
 
 
 async def test_addresses_that_are_not_loopback_keep_it_on_tcp(
@@ -159,7 +174,7 @@ async def test_another_node_at_the_socket_is_not_taken_for_the_one_that_was_gree
         welcome.client_address,
     )
     over = await going_over.go_over(
-        link, other, "node", VOLUME, deadline_s=DEADLINE_S, descriptors=True
+        link, other, "node", VOLUME, deadline_s=DEADLINE_S, recycler=None
     )
     assert over is None
     link.drop("done")
@@ -182,24 +197,23 @@ async def test_a_socket_that_is_gone_keeps_it_on_tcp(
 async def test_descriptors_go_to_clients_of_the_stores_volume_only(
     node: Running, volume: VolumeId | None
 ) -> None:
-    link = await node.over(volume)
+    link = await node.over(volume, Recycler())
     assert link is not None
-    assert link.take_descriptors() == []
+    assert link.neighbour is None
     link.drop("done")
 
 
 async def test_descriptors_come_only_to_who_asks(node: Running) -> None:
-    link = await node.over(descriptors=False)
+    link = await node.over()
     assert link is not None
-    assert link.take_descriptors() == []
+    assert link.neighbour is None
     link.drop("done")
 
 
 async def test_descriptors_are_of_the_storage_file_and_for_reading_only(
     node: Running, tmp_path: Path
 ) -> None:
-    link = await node.over()
-    assert link is not None
+    link = await node.unix()
     found = link.take_descriptors()
     stored = (tmp_path / "store" / ".rainfs-store").stat()
     for descriptor in found:
@@ -213,12 +227,11 @@ async def test_descriptors_are_of_the_storage_file_and_for_reading_only(
 
 
 async def test_untaken_descriptors_are_closed_with_the_connection(node: Running) -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    link = await node.over()
-    assert link is not None
-    link.drop("done")
-    await trio.testing.wait_all_tasks_blocked(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
+    for link in (await node.unix(), await node.over(recycler=Recycler())):
+        assert link is not None
+        opened = storage_descriptors(node.directory)
+        link.drop("done")
+        assert len(storage_descriptors(node.directory)) == len(opened) - 2
 
 
 async def test_a_kept_descriptor_keeps_no_lock(tmp_path: Path) -> None:
@@ -227,8 +240,7 @@ async def test_a_kept_descriptor_keeps_no_lock(tmp_path: Path) -> None:
     store.claim(VOLUME)
     async with trio.open_nursery() as nursery:
         host, port = await nursery.start(partial(serve, store, "127.0.0.1", 0))
-        link = await Running(store, host, port).over()
-        assert link is not None
+        link = await Running(store, directory, host, port).unix()
         kept = link.take_descriptors()
         link.drop("done")
         nursery.cancel_scope.cancel()

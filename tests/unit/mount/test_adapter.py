@@ -109,7 +109,9 @@ async def test_the_root_tells_what_the_mount_holds_and_sees(autojump_clock: Mock
         assert synced["dirty_bytes"] == 0
         assert synced["dirty_peak_bytes"] == held["dirty_peak_bytes"]
         assert list(synced["nodes"].values()) == ["down"] * 2 + ["up"] * 4
-        assert set(synced["reads"]) == {"gets", "get_bytes", "in_line", "raced", "gathered"}
+        assert set(synced["reads"]) == {
+            *("gets", "get_bytes", "in_line", "direct", "raced", "gathered")
+        }
         with pytest.raises(pyfuse3.FUSEError):
             await adapter.getxattr(2, b"rainfs.mount", CTX)
 

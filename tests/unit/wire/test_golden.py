@@ -46,6 +46,12 @@ GOLDEN: list[tuple[wire.Message, int, str]] = [
         "9a" + ID_32 + "c0a16e6414500281a4686f7374a161c2a131",
     ),
     (wire.Failed(2, "full"), 69, "9202a466756c6c"),
+    (wire.Locate(StripeId(7), 2, 32), 24, "93070220"),
+    (
+        wire.Located([(StripeId(7), 2, 1 << 20, 4096, b"crc.")]),
+        70,
+        "9191" + "95" + "0702" + "ce00100000" + "cd1000" + "c4046372632e",
+    ),
 ]
 
 
