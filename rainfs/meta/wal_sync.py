@@ -143,6 +143,8 @@ class WalSync:
         self._fetched_to = 0
         try:
             self._descriptor: int | None = files.open(wal)
+            opened = os.fstat(self._descriptor)
+            self._identity = (opened.st_dev, opened.st_ino)
             if fresh:
                 files.fdatasync(self._descriptor)
             files.sync_directory(wal.parent)
@@ -225,7 +227,7 @@ class WalSync:
             self.fail("the metadata engine is closed")
             return
         try:
-            if not _names(self._name, descriptor):
+            if not self._in_place():
                 self.fail(f"{self._wal} was removed or replaced while in use")
                 return
             begun_s = time.perf_counter()
@@ -235,18 +237,16 @@ class WalSync:
         except OSError as error:
             self.fail(f"cannot sync {self._wal}: {error.strerror}")
 
+    def _in_place(self) -> bool:
+        """Whether the log's path still names the open file."""
+        try:
+            named = os.stat(self._name)
+        except FileNotFoundError:
+            return False
+        return (named.st_dev, named.st_ino) == self._identity
+
     def close(self) -> None:
         """Close the descriptor.  Idempotent."""
         if self._descriptor is not None:
             self._files.close(self._descriptor)
             self._descriptor = None
-
-
-def _names(path: str, descriptor: int) -> bool:
-    """Whether `path` still names the open file."""
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        return False
-    opened = os.fstat(descriptor)
-    return named.st_ino == opened.st_ino and named.st_dev == opened.st_dev
