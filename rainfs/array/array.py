@@ -15,7 +15,7 @@ from random import Random
 
 import trio
 
-from rainfs.array.backend import Backend, BackendFactory, Buffer
+from rainfs.array.backend import Backend, BackendFactory, Buffer, MemorySharer
 from rainfs.array.backends import registry
 from rainfs.array.background import Background
 from rainfs.array.cache import BlockCache
@@ -50,6 +50,7 @@ from rainfs.model import (
     StripeView,
     VolumeId,
 )
+from rainfs.shared_memory import SharedMemory
 
 __all__ = [
     "MAX_PIECES_PER_STRIPE",
@@ -89,8 +90,15 @@ class Array:
         self._watch = LateWatch()
         self._poll = HealthPoll(self._members, self._background, chance)
         self._put_linger = Linger()
+        self._memory = SharedMemory()
         self._writer = Writer(
-            self._members, self._watch, self._background, chance, deadline_s, self._put_linger
+            self._members,
+            self._watch,
+            self._background,
+            chance,
+            deadline_s,
+            self._put_linger,
+            self._memory,
         )
         self._cache = BlockCache(cache_bytes)
         self._linger = Linger()
@@ -119,6 +127,9 @@ class Array:
                 backend = self._open_backend(
                     node.url, self._volume, deadline_s=self._deadline_s, nursery=self._nursery
                 )
+                if isinstance(backend, MemorySharer):
+                    self._memory.begin()
+                    backend.share(self._memory)
                 member = Member(node, backend, trio.current_time())
                 self._members.add(member)
                 if self._started:
@@ -146,6 +157,7 @@ class Array:
         await self._background.aclose()
         for member in list(self._members):
             await member.backend.aclose()
+        self._memory.close()
 
     async def _dismiss(self, member: Member) -> None:
         self._members.remove(member.node.number)

@@ -20,6 +20,7 @@ import trio
 from rainfs.array.linger import Linger
 from rainfs.errors import RainError
 from rainfs.model import NodeHealth, ShardInfo, ShardKey, VolumeId
+from rainfs.shared_memory import SharedMemory
 
 __all__ = [
     "Backend",
@@ -28,6 +29,7 @@ __all__ = [
     "BegunPut",
     "Buffer",
     "GetBeginner",
+    "MemorySharer",
     "NearReader",
     "NodeHealth",
     "PutBeginner",
@@ -108,7 +110,8 @@ class BegunPut(Protocol):
     """A put that awaits its answer."""
 
     def abandon(self) -> None:
-        """Await it no longer: nothing refers to the payload then; its outcome is unknown."""
+        """Await it no longer: nothing refers to the payload then, or the pool that it came from
+        keeps it; its outcome is unknown."""
         ...
 
     @property
@@ -137,6 +140,15 @@ class PutBeginner(Protocol):
         `over` is called exactly once, later, with None or an error that `put` may raise, unless
         the put is abandoned.
         """
+        ...
+
+
+@runtime_checkable
+class MemorySharer(Protocol):
+    """What a backend may offer besides: puts whose payload its node reads where it lies."""
+
+    def share(self, memory: SharedMemory) -> None:
+        """Use `memory` for connections that are made from now on."""
         ...
 
 

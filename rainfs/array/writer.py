@@ -9,7 +9,8 @@ Invariants:
 - A node that may hold a shard of this stripe in another geometry gets none in this one: a node
   never takes back an id under which it holds other content.
 - Shards that were put and are not part of the result are deleted, or left to garbage collection.
-- The shard buffers return to the pool only after every put has ended.
+- The shard buffers return to the pool only after every put has ended; the pool keeps those that a
+  node may still read.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ from rainfs.model import (
     StripeId,
     StripeView,
 )
+from rainfs.shared_memory import SharedMemory, SharedPool
 
 MAX_ROUNDS = 32
 """Rounds of choosing nodes and sending that one write may take."""
@@ -171,6 +173,7 @@ class Writer:
         random: Random,
         deadline_s: float,
         linger: Linger,
+        memory: SharedMemory,
     ) -> None:
         self._members = members
         self._watch = watch
@@ -183,6 +186,7 @@ class Writer:
         self._odds_until_s = 0.0
         self._linger = linger
         self._streak = Streak(members)
+        self._memory = memory
 
     async def write(
         self,
@@ -489,5 +493,7 @@ class Writer:
         nbytes = pool_buffer_bytes(layout)
         pool = self._pools.get(nbytes)
         if pool is None:
-            pool = self._pools[nbytes] = BufferPool(nbytes, max(1, POOL_BYTES // nbytes))
+            pool = self._pools[nbytes] = SharedPool(
+                self._memory, nbytes, max(1, POOL_BYTES // nbytes)
+            )
         return pool

@@ -182,6 +182,11 @@ class AsyncStore:
             put.rivals = self._threaded_puts
             self._writers.submit(self._write_and_queue, put)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether something waits for `settle`."""
+        return bool(self._written)
+
     def settle(self) -> None:
         """Commit and answer what was written without a thread; at once if that is nothing."""
         if self._written:

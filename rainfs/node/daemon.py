@@ -19,6 +19,7 @@ from rainfs.async_store.buffers import Buffers
 from rainfs.errors import InputError
 from rainfs.model import MIB
 from rainfs.node.budget import Budget
+from rainfs.node.client_memory import ClientMemory
 from rainfs.node.neighbours import Neighbours
 from rainfs.node.session import Patience, Session
 from rainfs.store.store import Store
@@ -65,6 +66,7 @@ class _Daemon:
         self._patience = patience
         self._budget = Budget(NODE_BUDGET_BYTES)
         self._buffers = Buffers()
+        self._memory = ClientMemory()
         self._sessions: set[Session] = set()
 
     async def accept(self, listener: Listener, nursery: trio.Nursery) -> None:
@@ -82,7 +84,13 @@ class _Daemon:
 
     async def _serve(self, stream: Stream) -> None:
         session = Session(
-            stream, self._store, self._budget, self._buffers, self._patience, self._neighbours
+            stream,
+            self._store,
+            self._budget,
+            self._buffers,
+            self._patience,
+            self._neighbours,
+            self._memory,
         )
         self._sessions.add(session)
         try:

@@ -33,6 +33,7 @@ from rainfs.errors import (
 from rainfs.memory import Buffer
 from rainfs.model import KIB, MIB, ShardKey, VolumeId
 from rainfs.node.budget import Budget
+from rainfs.node.client_memory import ClientMemory
 from rainfs.node.neighbours import Neighbours
 from rainfs.transport import MAX_DESCRIPTORS, Outbox, Stream
 from rainfs.wire import messages as wire
@@ -94,11 +95,15 @@ class Session:
         buffers: Buffers,
         patience: Patience,
         neighbours: Neighbours,
+        client_memory: ClientMemory,
     ) -> None:
         self._stream = stream
         self._neighbours = neighbours
         self._brought: list[int] = []
         """Descriptors that came with the greeting."""
+        self._client_memory = client_memory
+        self._memory: memoryview | None = None
+        """What the client has brought for the payload of its puts."""
         self._store = store
         self._buffers = buffers
         self._patience = patience
@@ -139,6 +144,9 @@ class Session:
             self._store.settle()
             self._outbox.close()
             self._stream.close()
+            if self._memory is not None:
+                self._client_memory.give_back(self._memory)
+                self._memory = None
             for descriptor in self._brought:
                 os.close(descriptor)
 
@@ -196,6 +204,8 @@ class Session:
         descriptors: tuple[int, ...] = ()
         if self._stream.is_unix and hello.descriptors and hello.volume == self._store.volume:
             descriptors = self._neighbours.descriptors
+        if hello.volume == self._store.volume:
+            self._memory = self._client_memory.take(self._brought, hello.memory_bytes)
         welcome = wire.Welcome(
             self._store.uuid,
             self._store.volume,
@@ -204,6 +214,7 @@ class Session:
             node_address=ours,
             client_address=theirs,
             descriptors=len(descriptors),
+            memory=self._memory is not None,
         )
         buffers = self._connection.send(0, welcome)
         if descriptors:
@@ -221,11 +232,13 @@ class Session:
         while (event := connection.next_event()) is None:
             received = None
             while received is None:
-                if not self._may_have_more:
-                    self._store.settle()
+                if not self._may_have_more and not self._store.unsettled:
                     await self._wait_for_bytes()
                 space = connection.buffer()
                 received = self._receive_into(space)
+                if received is None:
+                    # Nothing joins what was written: it is committed by itself.
+                    self._store.settle()
                 # What did not fill the space was all there was: wait before trying again.
                 self._may_have_more = received == len(space)
             if received == 0:
@@ -267,7 +280,7 @@ class Session:
         if isinstance(message, wire.Get):
             if message.length > INLINE_READ_BYTES:
                 leased_bytes = message.length
-        elif isinstance(message, wire.Put):
+        elif isinstance(message, wire.Put | wire.PutShared):
             cost_bytes += len(message.about)
         elif isinstance(message, wire.Stat):
             cost_bytes = wire.MAX_ABOUT_HEADER_BYTES
@@ -304,6 +317,8 @@ class Session:
             self._get(request, message, hold)
         elif isinstance(message, wire.Put):
             self._put(request, message, event.payload, hold)
+        elif isinstance(message, wire.PutShared):
+            self._put_shared(request, message, hold)
         else:
             nursery.start_soon(self._perform, request, message, hold)
 
@@ -351,8 +366,22 @@ class Session:
             into = hold.lease.view if hold.lease is not None else None
             self._store.begin_get(key, offset, length, into, got)
 
-    def _put(self, request: int, message: wire.Put, payload: memoryview | None, hold: Hold) -> None:
-        if payload is None:
+    def _put_shared(self, request: int, message: wire.PutShared, hold: Hold) -> None:
+        memory, stop = self._memory, message.offset + message.length
+        if memory is None or stop > len(memory):
+            outside = InputError(f"bytes {message.offset} to {stop} of no memory that was brought")
+            self._answer(request, _failed(outside), hold)
+        else:
+            self._put(request, message, memory[message.offset : stop], hold)
+
+    def _put(
+        self,
+        request: int,
+        message: wire.Put | wire.PutShared,
+        payload: memoryview | None,
+        hold: Hold,
+    ) -> None:
+        if not payload:
             self._answer(request, _failed(InputError("a shard of no bytes")), hold)
             return
 

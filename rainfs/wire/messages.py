@@ -80,6 +80,7 @@ class Kind(enum.IntEnum):
     HEALTH = 22
     CLAIM = 23
     LOCATE = 24
+    PUT_SHARED = 32
     DONE = 64
     DATA = 65
     LISTING = 66
@@ -103,16 +104,20 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 class Hello(Message, frozen=True, array_like=True):
     """The client's first frame: for which volume it comes (None: for `health` and `claim`).
 
-    Over a Unix socket it may ask for `descriptors` of the storage file.
+    Over a Unix socket it may ask for `descriptors` of the storage file, and bring one of
+    `memory_bytes` of memory in which it will name the payload of puts.
     """
 
     kind = Kind.HELLO
     volume: VolumeId | None
     software: str = ""
     descriptors: bool = False
+    memory_bytes: int = 0
 
     def check(self) -> None:
         _check_id(self.volume)
+        if self.memory_bytes < 0:
+            raise ValueError(f"memory of {self.memory_bytes} bytes")
 
 
 class Welcome(Message, frozen=True, array_like=True):
@@ -121,7 +126,8 @@ class Welcome(Message, frozen=True, array_like=True):
     Over TCP also the Unix socket where a client of the same host may come instead (a name in the
     abstract namespace), and both ends of this connection as the node sees them: a client for
     whom they are others is not directly connected, and must not go over.  Over a Unix socket, how
-    many descriptors of the storage file come with it: the first is buffered, a second is O_DIRECT.
+    many descriptors of the storage file come with it (the first is buffered, a second is O_DIRECT)
+    and whether it has mapped the memory that the client brought.
     """
 
     kind = Kind.WELCOME
@@ -132,6 +138,7 @@ class Welcome(Message, frozen=True, array_like=True):
     node_address: str = ""
     client_address: str = ""
     descriptors: int = 0
+    memory: bool = False
 
     def check(self) -> None:
         _check_id(self.uuid)
@@ -162,6 +169,35 @@ class Put(Message, frozen=True, array_like=True):
         _check_key(self.stripe, self.shard)
         if len(self.about) > MAX_ABOUT_BYTES:
             raise ValueError(f"description of {len(self.about)} bytes")
+
+
+class PutShared(Message, frozen=True, array_like=True):
+    """Store as a shard what lies in the memory that the client has brought.  Answer: Done.
+
+    The client leaves it as it is until the answer.
+    """
+
+    kind = Kind.PUT_SHARED
+    max_header_bytes = MAX_ABOUT_HEADER_BYTES
+    stripe: StripeId
+    shard: int
+    durable: bool
+    about: bytes
+    offset: int
+    length: int
+
+    @property
+    def key(self) -> ShardKey:
+        """The shard's name."""
+        return ShardKey(self.stripe, self.shard)
+
+    def check(self) -> None:
+        _check_key(self.stripe, self.shard)
+        _check_length(self.length)
+        if len(self.about) > MAX_ABOUT_BYTES:
+            raise ValueError(f"description of {len(self.about)} bytes")
+        if self.offset < 0 or self.offset % PAGE_BYTES:
+            raise ValueError(f"memory from byte {self.offset} on")
 
 
 class Get(Message, frozen=True, array_like=True):
@@ -405,7 +441,7 @@ class Located(Message, frozen=True, array_like=True):
 
 
 _TYPES: tuple[type[Message], ...] = (
-    *(Hello, Welcome, Put, Get, Delete, List, Stat, Sync, Health, Claim),
+    *(Hello, Welcome, Put, PutShared, Get, Delete, List, Stat, Sync, Health, Claim),
     *(Locate, Done, Data, Listing, Described, Report, Failed, Located),
 )
 MESSAGES: dict[int, type[Message]] = {int(message.kind): message for message in _TYPES}

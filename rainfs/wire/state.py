@@ -23,6 +23,7 @@ class State(enum.IntEnum):
 
 ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.PUT: frozenset({Kind.DONE, Kind.FAILED}),
+    Kind.PUT_SHARED: frozenset({Kind.DONE, Kind.FAILED}),
     Kind.GET: frozenset({Kind.DATA, Kind.FAILED}),
     Kind.DELETE: frozenset({Kind.DONE, Kind.FAILED}),
     Kind.LIST: frozenset({Kind.LISTING, Kind.FAILED}),

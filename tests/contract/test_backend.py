@@ -1,13 +1,15 @@
 """What every backend must do: one suite for rain:// (as it comes, from the storage file of a node
-on this host, over TCP alone), file:// and the fake that other tests use.
+on this host, with payload in shared memory, over TCP alone), file:// and the fake that other tests
+use.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -36,6 +38,7 @@ from rainfs.model import (
     VolumeId,
 )
 from rainfs.node.daemon import serve
+from rainfs.shared_memory import SharedMemory, SharedPool
 from rainfs.store import store as store_module
 from rainfs.store.store import Store
 from rainfs.wire import messages
@@ -94,11 +97,14 @@ class NearBackend(RainBackend):
         return read
 
 
-def near(url: str, volume: VolumeId | None, nursery: trio.Nursery) -> Backend:
+OfRain = TypeVar("OfRain", bound=RainBackend)
+
+
+def of_kind(kind: type[OfRain], url: str, volume: VolumeId | None, nursery: trio.Nursery) -> OfRain:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return NearBackend(
+    return kind(
         url,
         parts.hostname,
         parts.port,
@@ -109,12 +115,44 @@ def near(url: str, volume: VolumeId | None, nursery: trio.Nursery) -> Backend:
     )
 
 
-@pytest.fixture(params=["rain", "near", "tcp", "file", "fake"])
+class Sharing(RainBackend):
+    """Has the payload of every put lie in shared memory."""
+
+    def keep(self, memory: SharedMemory) -> Sharing:
+        self._slots = SharedPool(memory, MAX_SHARD_BYTES, 1)
+        self.share(memory)
+        return self
+
+    async def put(
+        self, key: ShardKey, payload: Sequence[Buffer], about: bytes = b"", *, durable: bool
+    ) -> None:
+        data = b"".join(payload)
+        if len(data) > MAX_SHARD_BYTES:
+            await super().put(key, payload, about, durable=durable)
+            return
+        slot = self._slots.take()
+        slot[: len(data)] = data
+        try:
+            await super().put(key, (slot[: len(data)],), about, durable=durable)
+        finally:
+            self._slots.give(slot)
+
+
+@pytest.fixture
+def memory() -> Iterator[SharedMemory]:
+    made = SharedMemory()
+    made.begin()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["rain", "near", "shared", "tcp", "file", "fake"])
 async def harness(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
+    memory: SharedMemory,
 ) -> AsyncIterator[Harness]:
     directory = tmp_path / "store"
     if request.param == "near":
@@ -133,13 +171,15 @@ async def harness(
             store = Store.open(directory, capacity_bytes=CAPACITY_BYTES)
             host, port = await nursery.start(partial(serve, store, "127.0.0.1", 0))
             url = f"rain://{host}:{port}"
-        made = Harness(
-            lambda volume: (
-                near(url, volume, nursery)
-                if request.param == "near"
-                else open_backend(url, volume, deadline_s=DEADLINE_S, nursery=nursery)
-            )
-        )
+
+        def opener(volume: VolumeId | None) -> Backend:
+            if request.param == "near":
+                return of_kind(NearBackend, url, volume, nursery)
+            if request.param == "shared":
+                return of_kind(Sharing, url, volume, nursery).keep(memory)
+            return open_backend(url, volume, deadline_s=DEADLINE_S, nursery=nursery)
+
+        made = Harness(opener)
     yield made
     await made.aclose()
     nursery.cancel_scope.cancel()

@@ -19,6 +19,7 @@ from rainfs.array.backends.neighbour import Neighbour
 from rainfs.errors import RainError, RemoteProtocolError
 from rainfs.memory import Recycler
 from rainfs.model import VolumeId
+from rainfs.shared_memory import SharedArea
 from rainfs.transport import connect_unix, is_loopback
 from rainfs.wire.messages import Welcome
 
@@ -38,10 +39,12 @@ async def go_over(
     *,
     deadline_s: float,
     recycler: Recycler | None,
+    area: SharedArea | None = None,
 ) -> Link | None:
     """Return a greeted connection to the node's Unix socket, or None where `link` has to do.
 
-    With a `recycler` it brings the storage file along, which is read into memory from there.
+    With a `recycler` it brings the storage file along, which is read into memory from there.  The
+    node is shown `area`, if there is one.
     """
     if not welcome.unix_name:
         return None
@@ -54,7 +57,7 @@ async def go_over(
         if stream.peer_user not in (os.geteuid(), ROOT):
             raise RemoteProtocolError(f"{peer}: another user's process has its socket")
         with trio.fail_after(GOING_OVER_S):
-            again = await nearer.greet(descriptors=recycler is not None)
+            again = await nearer.greet(descriptors=recycler is not None, area=area)
         if again.uuid != welcome.uuid:
             raise RemoteProtocolError(f"{peer}: another node has its socket")
         if again.descriptors and recycler is not None:

@@ -20,6 +20,7 @@ from rainfs.array.backends.reach import Reach
 from rainfs.errors import NodeUnavailable, ProtocolError, RainError
 from rainfs.memory import Buffer, Recycler
 from rainfs.model import VolumeId
+from rainfs.shared_memory import SharedMemory
 from rainfs.transport import connect
 from rainfs.wire.messages import Message
 
@@ -70,6 +71,11 @@ class Lane:
         self._link: Link | None = None
         self._runs: set[trio.CancelScope] = set()
         self._closed = False
+        self._memory: SharedMemory | None = None
+
+    def share(self, memory: SharedMemory) -> None:
+        """Show `memory` to a node of this host when connecting."""
+        self._memory = memory
 
     async def call(
         self,
@@ -178,6 +184,7 @@ class Lane:
                     self._volume,
                     deadline_s=self._deadline_s,
                     recycler=self._recycler,
+                    area=None if self._memory is None else self._memory.area,
                 )
             except BaseException:
                 link.drop(f"{self._peer}: not greeted")

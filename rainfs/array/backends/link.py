@@ -3,8 +3,9 @@
 Owns the calls that wait for an answer, and their deadline.  Refuses to know how connections come
 about.  Invariants: every call ends with its answer or, when the connection is lost or the deadline
 has passed, with NodeUnavailable; after a call has ended or was cancelled nothing refers to its
-payload, and an answer that comes later is received into memory that nobody else has; a connection
-on which a call has waited for the whole deadline without a single byte from the node is given up.
+payload, unless that lies in shared memory, which is held until the node has answered; an answer
+that comes later is received into memory that nobody else has; a connection on which a call has
+waited for the whole deadline without a single byte from the node is given up.
 
 What has been received is worked off without suspending, so that whoever has begun calls may do it
 as well as the task in `run`.
@@ -22,11 +23,12 @@ from rainfs.array.backends.neighbour import Neighbour
 from rainfs.errors import NodeUnavailable, RainError, RemoteProtocolError, StorageError
 from rainfs.memory import Buffer
 from rainfs.model import VolumeId
+from rainfs.shared_memory import SharedArea
 from rainfs.transport import Outbox, Parcel, Stream
 from rainfs.wire.connection import Arrived, Connection, PayloadAhead
 from rainfs.wire.faults import fault
 from rainfs.wire.framing import MAX_REQUEST
-from rainfs.wire.messages import Failed, Hello, Message, Role, Welcome
+from rainfs.wire.messages import Failed, Hello, Message, Put, PutShared, Role, Welcome
 
 MAX_RECEIVES_WITHOUT_REST = 16
 """Receives in a row before other tasks get their turn."""
@@ -63,7 +65,8 @@ class Begun:
         self.error: RainError | None = None
 
     def abandon(self) -> None:
-        """Await it no longer: nothing refers to its payload then, and `over` is not called."""
+        """Await it no longer; `over` is not called, and nothing refers to its payload then, or the
+        area that it lies in keeps it as it is."""
         self._link.abandon(self._request, self)
 
     @property
@@ -97,16 +100,23 @@ class Link:
         """What came with the greeting and nobody has taken."""
         self.neighbour: Neighbour | None = None
         """The node's storage file, if it has come along; it is closed with the connection."""
+        self._area: SharedArea | None = None
+        """Memory that the node has mapped."""
+        self._held: dict[int, int] = {}
+        """Slots of it that the node may be reading, by request."""
 
-    async def greet(self, *, descriptors: bool = False, bring: Sequence[int] = ()) -> Welcome:
+    async def greet(self, *, descriptors: bool = False, area: SharedArea | None = None) -> Welcome:
         """Exchange greetings.
 
-        Over a Unix socket, perhaps ask for `descriptors`, and `bring` some, which stay the
-        caller's.  Raises: NodeUnavailable, RemoteProtocolError, what the node says.
+        Over a Unix socket, perhaps ask for `descriptors`, and show an `area` of shared memory,
+        whose slots are then not sent.  Raises: NodeUnavailable, RemoteProtocolError, what the
+        node says.
         """
-        hello = self._connection.send(0, Hello(self._volume, __version__, descriptors))
-        if bring:
-            if self._stream.send_descriptors(hello, bring) < len(hello[0]):
+        memory_bytes = 0 if area is None else len(area)
+        message = Hello(self._volume, __version__, descriptors, memory_bytes)
+        hello = self._connection.send(0, message)
+        if area is not None:
+            if self._stream.send_descriptors(hello, [area.fd]) < len(hello[0]):
                 raise NodeUnavailable(f"{self._stream.peer}: takes no greeting")
         else:
             self._outbox.post(hello, len(hello[0]))
@@ -123,6 +133,8 @@ class Link:
         assert isinstance(event.message, Welcome)
         if len(self._descriptors) != event.message.descriptors:
             raise RemoteProtocolError(f"{self._stream.peer}: other descriptors than announced")
+        if event.message.memory:
+            self._area = area
         return event.message
 
     def _receive_greeting(self, into: memoryview) -> int | None:
@@ -226,6 +238,8 @@ class Link:
             os.close(descriptor)
         if self.neighbour is not None:
             self.neighbour.close()
+        for request in list(self._held):
+            self._let_go(request, read=False)
         calls = list(self._calls.values())
         self._calls.clear()
         for call in calls:
@@ -266,7 +280,27 @@ class Link:
         if self._lost is not None:
             raise NodeUnavailable(str(self._lost))
         request = self._next_request()
-        buffers = self._connection.send(request, message, payload, payload_bytes)
+        if self._area is not None and len(payload) == 1 and isinstance(message, Put):
+            slot = self._area.hold(payload[0])
+            if slot is None:
+                if self._area.fd < 0 and not self._held:
+                    self._area = None  # Another has taken its place: its memory may go.
+            else:
+                self._held[request] = slot
+                message = PutShared(
+                    message.stripe,
+                    message.shard,
+                    message.durable,
+                    message.about,
+                    slot,
+                    payload_bytes,
+                )
+                payload, payload_bytes = (), 0
+        try:
+            buffers = self._connection.send(request, message, payload, payload_bytes)
+        except RainError:
+            self._let_go(request, read=True)
+            raise
         call = Begun(self, request, over)
         try:
             call.parcel = self._outbox.post(buffers, len(buffers[0]) + payload_bytes)
@@ -275,6 +309,13 @@ class Link:
             raise
         self._calls[request] = call
         return call
+
+    def _let_go(self, request: int, *, read: bool) -> None:
+        """The node will not read what lies in shared memory any more, or may at any time."""
+        slot = self._held.pop(request, None)
+        if slot is not None:
+            assert self._area is not None
+            self._area.let_go(slot, read=read)
 
     async def _watch(self) -> None:
         """End calls at their deadline.
@@ -307,6 +348,7 @@ class Link:
             self._outbox.withdraw(call.parcel)
             if untouched:
                 self._connection.recall(request)
+                self._let_go(request, read=True)
 
     def _next_request(self) -> int:
         is_open = self._connection.open_requests
@@ -322,6 +364,7 @@ class Link:
             # Memory that belongs to nobody else, so that a call may be cancelled meanwhile.
             self._connection.provide(memoryview(bytearray(event.payload_bytes)))
             return
+        self._let_go(event.request, read=True)
         call = self._calls.pop(event.request, None)
         if call is None:
             return

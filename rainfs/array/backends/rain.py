@@ -22,6 +22,7 @@ from rainfs.array.backends.reach import Reach
 from rainfs.errors import InputError, NodeUnavailable, RainError, RemoteProtocolError
 from rainfs.memory import Recycler
 from rainfs.model import KIB, VolumeId
+from rainfs.shared_memory import SharedMemory
 from rainfs.wire import messages as wire
 
 BULK_BYTES = 64 * KIB
@@ -59,6 +60,10 @@ class RainBackend:
             recycler=_RECYCLER,
         )
         self._bulk = Lane(host, port, volume, reach, deadline_s=deadline_s, nursery=nursery)
+
+    def share(self, memory: SharedMemory) -> None:
+        """Have long shards in `memory` read there.  See `MemorySharer.share`."""
+        self._bulk.share(memory)
 
     @property
     def url(self) -> str:

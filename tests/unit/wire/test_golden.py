@@ -15,19 +15,24 @@ ID_16 = "c410" + bytes(range(16)).hex()
 ID_32 = "c410" + bytes(range(16, 32)).hex()
 
 GOLDEN: list[tuple[wire.Message, int, str]] = [
-    (wire.Hello(VOLUME, "0.1"), 1, "93" + ID_16 + "a3302e31" + "c2"),
-    (wire.Hello(None, "", True), 1, "93c0a0c3"),
+    (wire.Hello(VOLUME, "0.1"), 1, "94" + ID_16 + "a3302e31" + "c200"),
+    (wire.Hello(None, "", True, 4096), 1, "94c0a0c3cd1000"),
     (
         wire.Welcome(UUID, VOLUME, "0.1"),
         2,
-        "97" + ID_32 + ID_16 + "a3302e31" + "c400a0a000",
+        "98" + ID_32 + ID_16 + "a3302e31" + "c400a0a000c2",
     ),
     (
-        wire.Welcome(UUID, None, "", b"name", "a:1", "b:2", 2),
+        wire.Welcome(UUID, None, "", b"name", "a:1", "b:2", 2, True),
         2,
-        "97" + ID_32 + "c0a0" + "c4046e616d65" + "a3613a31" + "a3623a32" + "02",
+        "98" + ID_32 + "c0a0" + "c4046e616d65" + "a3613a31" + "a3623a32" + "02c3",
     ),
     (wire.Put(StripeId(1 << 40), 3, True, b"ab"), 16, "94cf0000010000000000" + "03c3c4026162"),
+    (
+        wire.PutShared(StripeId(7), 3, True, b"ab", 8192, 4096),
+        32,
+        "960703c3c4026162cd2000cd1000",
+    ),
     (wire.Get(StripeId(7), 2, 4096, 3), 17, "940702cd100003"),
     (wire.Delete([(StripeId(1), 0), (StripeId(2), 5)]), 18, "9192920100920205"),
     (wire.List(None, 100), 19, "92c064"),

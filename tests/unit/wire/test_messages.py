@@ -15,7 +15,7 @@ from rainfs.errors import (
     StorageError,
     StripeLost,
 )
-from rainfs.model import MAX_ABOUT_BYTES, MAX_SHARD_BYTES, StripeId, VolumeId
+from rainfs.model import MAX_ABOUT_BYTES, MAX_SHARD_BYTES, PAGE_BYTES, StripeId, VolumeId
 from rainfs.wire import messages as wire
 from rainfs.wire.faults import CODES, MAX_FAULT_TEXT_CHARS, fault, fault_code, fault_text
 from rainfs.wire.framing import check_preamble, pack_frame, unpack_frame
@@ -26,6 +26,13 @@ OUT_OF_BOUNDS: list[wire.Message] = [
     wire.Put(StripeId(1 << 64), 0, True),
     wire.Put(StripeId(1), 255, True),
     wire.Put(StripeId(1), 0, True, bytes(MAX_ABOUT_BYTES + 1)),
+    wire.PutShared(StripeId(-1), 0, True, b"", 0, PAGE_BYTES),
+    wire.PutShared(StripeId(1), 0, True, bytes(MAX_ABOUT_BYTES + 1), 0, PAGE_BYTES),
+    wire.PutShared(StripeId(1), 0, True, b"", 1, PAGE_BYTES),
+    wire.PutShared(StripeId(1), 0, True, b"", -PAGE_BYTES, PAGE_BYTES),
+    wire.PutShared(StripeId(1), 0, True, b"", 0, PAGE_BYTES + 1),
+    wire.PutShared(StripeId(1), 0, True, b"", 0, MAX_SHARD_BYTES + PAGE_BYTES),
+    wire.Hello(None, "", False, -1),
     wire.Get(StripeId(1), -1, 0, 1),
     wire.Get(StripeId(1), 0, 0, MAX_SHARD_BYTES + 1),
     wire.Get(StripeId(1), 0, -1, 1),
