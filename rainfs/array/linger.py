@@ -13,10 +13,13 @@ ever more rarely.
 from __future__ import annotations
 
 import select
+from collections.abc import Sequence
 
 LINGER_S = 0.003
 MAX_SKIPPED = 64
 """So many waits at most are left out after some in a row that came to nothing."""
+MAX_POLLS = 256
+"""Sets of descriptors whose registration is kept."""
 
 _MS_PER_S = 1_000
 
@@ -28,7 +31,7 @@ class Linger:
         self.under_way = 0
         """Calls that wait for nodes."""
         self._rivals: list[int] = []
-        self._polls: dict[tuple[int, bool], select.poll] = {}
+        self._polls: dict[tuple[tuple[int, ...], bool], select.poll] = {}
         self._skip = 0
         self._skipped = 0
 
@@ -49,15 +52,21 @@ class Linger:
 
     def wait(self, fd: int, heeds_rivals: bool = True) -> bool:
         """Wait until `fd` is readable; False when that takes too long or a rival came first."""
-        poll = self._polls.get((fd, heeds_rivals))
+        return bool(self.wait_any((fd,), heeds_rivals))
+
+    def wait_any(self, fds: tuple[int, ...], heeds_rivals: bool = True) -> Sequence[int]:
+        """Wait until some of `fds` are readable, and name them; none: as for `wait`."""
+        poll = self._polls.get((fds, heeds_rivals))
         if poll is None:
-            poll = self._polls[fd, heeds_rivals] = select.poll()
-            for each in (fd, *self._rivals) if heeds_rivals else (fd,):
+            if len(self._polls) >= MAX_POLLS:
+                self._polls.clear()
+            poll = self._polls[fds, heeds_rivals] = select.poll()
+            for each in (*fds, *self._rivals) if heeds_rivals else fds:
                 poll.register(each, select.POLLIN)
         ready = poll.poll(LINGER_S * _MS_PER_S)
         if not ready:
             self._skip = min(self._skip * 2 + 1, MAX_SKIPPED)
             self._skipped = 0
-            return False
+            return ()
         self._skip = 0
-        return any(each == fd for each, _ in ready)
+        return [each for each, _ in ready if each in fds]

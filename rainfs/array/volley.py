@@ -103,11 +103,16 @@ class Volley(Watched):
         return True
 
     def stay(self, linger: Linger, heeds_rivals: bool = True) -> None:
-        """Take in what answers come while `linger` waits for one after the other."""
-        for shot in list(self._flying.values()):
-            while shot.begun is not None:
-                if not (linger.wait(shot.begun.fileno, heeds_rivals) and shot.begun.stay(0)):
+        """Take in what answers come while `linger` waits for the next of them."""
+        while self._flying:
+            shots = {s.begun.fileno: s for s in self._flying.values() if s.begun is not None}
+            ready = linger.wait_any(tuple(shots), heeds_rivals)
+            for fd in ready:
+                begun = shots[fd].begun
+                if begun is not None and not begun.stay(0):
                     return
+            if not ready:
+                return
 
     async def misses(self) -> list[Miss]:
         """Return what missed since the last call, waiting for it; nothing once all have ended."""

@@ -197,3 +197,28 @@ def test_a_request_that_is_expected_does_not_end_the_wait(
         assert not linger.worth_it, "it waited to the end"
         theirs.send(b"!")
         assert linger.wait(ours.fileno(), heeds_rivals=False)
+
+
+async def test_answers_are_taken_in_as_they_come(
+    rival: tuple[Linger, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linger_module, "LINGER_S", 0.001)
+    rig = Rig()
+    rig.wires[2].answer()
+    rig.wires[1].answer()
+    rig.volley.stay(rival[0])
+    assert rig.placed == {1: 2, 2: 3}, "the first one is still awaited"
+    rig.wires[0].over(None)
+    assert await rig.volley.misses() == []
+
+
+def test_the_sets_that_were_waited_for_are_bounded(
+    rival: tuple[Linger, socket.socket],
+) -> None:
+    linger, kernel = rival
+    kernel.send(b"request")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for number in range(3 * linger_module.MAX_POLLS):
+            linger.wait_any((ours.fileno(), 10_000 + number))
+            assert len(linger._polls) <= linger_module.MAX_POLLS
