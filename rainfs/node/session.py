@@ -443,7 +443,8 @@ class Session:
         payload_bytes: int = 0,
     ) -> None:
         """Answer, and let go of the request's memory when the answer has left."""
-        if self._gone:
+        if self._gone or self._connection.state is State.CLOSED:
+            # The client has left, or has broken the protocol and is about to be closed.
             hold.release()
             return
         try:

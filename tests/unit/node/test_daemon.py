@@ -19,7 +19,7 @@ from rainfs.memory import Buffer
 from rainfs.model import MIB, PAGE_BYTES, ShardKey, StripeId, VolumeId
 from rainfs.node import daemon, session
 from rainfs.node.run import parse_listen
-from rainfs.node.session import Patience
+from rainfs.node.session import Hold, Patience, Session
 from rainfs.store.pending import Pending
 from rainfs.store.store import Store
 from rainfs.transport import connect
@@ -430,3 +430,31 @@ async def test_an_empty_shard_is_refused(node: Node) -> None:
     answer = (await peer.receive()).message
     assert isinstance(answer, wire.Failed)
     assert answer.code == 12
+
+
+async def test_a_put_that_ends_just_after_its_client_broke_the_protocol_is_forgotten(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is closed, but not over yet: others may have the put settled meanwhile."""
+    forgotten: list[int] = []
+    receive = Session._receive
+
+    async def kept(self: Session, nursery: trio.Nursery) -> None:
+        try:
+            await receive(self, nursery)
+        finally:
+            for request in self._connection.open_requests:
+                self._answer(request, wire.Done(), Hold((), 0, None))
+                forgotten.append(request)
+
+    monkeypatch.setattr(Session, "_receive", kept)
+    stuck = StuckStore(node.store, monkeypatch)
+    stuck.free.clear()
+    peer = await node.join()
+    body = wire.encode(put(1))
+    whole = pack_frame(wire.Kind.PUT, 1, len(body), MIB) + body + bytes(MIB)
+    await peer.send_raw(whole + b"\xff" * 16)
+    await peer.wait_closed()
+    stuck.free.set()
+    assert forgotten == [1]
+    await healthy(node)
