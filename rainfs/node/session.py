@@ -53,6 +53,9 @@ REQUEST_COST_BYTES = 64 * KIB
 MAX_TURNS_WITHOUT_REST = 16
 """Receives and requests in a row before other connections get their turn."""
 
+LONG_PUT_TURNS = 4
+"""A long put, which may be written on the spot, takes as long as so many other requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -181,6 +184,8 @@ class Session:
                 return
             assert isinstance(event, Arrived)
             self._handle(event, hold, nursery)
+            if hold.lease is not None or isinstance(event.message, wire.PutShared):
+                turns += LONG_PUT_TURNS - 1
 
     async def _greet(self) -> bool:
         """Exchange greetings; return whether the client may go on."""

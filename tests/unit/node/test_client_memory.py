@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from rainfs.array.backends.link import Link
+from rainfs.async_store.access import MAX_INLINE_PUTS, AsyncStore
 from rainfs.errors import InputError
-from rainfs.model import MIB, PAGE_BYTES, ShardKey, StripeId, VolumeId
+from rainfs.model import MIB, PAGE_BYTES, NodeHealth, ShardKey, StripeId, VolumeId
 from rainfs.node import client_memory, daemon
 from rainfs.node.client_memory import ClientMemory
 from rainfs.node.neighbours import Neighbours
@@ -158,6 +159,36 @@ async def test_what_is_mapped_at_a_time_is_bounded(
             link.drop("seen")
             if mapped:
                 return
+
+
+async def test_a_row_of_long_puts_lets_others_in(
+    node: Node, area: SharedArea, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, _ = await node.greet(area)
+    other, _ = await node.greet(None)
+    for link in (writer, other):
+        nursery.start_soon(link.run)
+    slot = area.take()
+    assert slot is not None
+    warming, row = 20, 32
+    for stripe in range(warming):
+        await writer.call(wire.Put(StripeId(stripe), 0, True), (slot,), MIB)
+    seen: list[int] = []
+
+    async def health(_: AsyncStore) -> NodeHealth:
+        seen.append(node.store.health().shards)
+        return node.store.health()
+
+    monkeypatch.setattr(AsyncStore, "health", health)
+    done: list[object] = []
+    for stripe in range(warming, warming + row):
+        writer.begin(wire.Put(StripeId(stripe), 0, True), (slot,), MIB, done.append)
+    await other.call(wire.Health(), (), 0)
+    with trio.fail_after(DEADLINE_S):
+        while len(done) < row:
+            await trio.lowlevel.checkpoint()
+    assert seen[0] <= warming + 2 * MAX_INLINE_PUTS
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_client_that_dies_between_puts_leaves_what_was_answered(
