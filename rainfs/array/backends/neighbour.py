@@ -20,6 +20,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -42,6 +43,13 @@ new, and the answer costs the node more than the bytes do."""
 
 READER_THREADS = 4
 """Reads of one file that wait for its disk at a time."""
+
+
+class _Pages(NamedTuple):
+    """Pages of a shard: the number of the first, and memory for them."""
+
+    first: int
+    data: memoryview
 
 
 class Neighbour:
@@ -125,19 +133,17 @@ class Neighbour:
         row = self._row(key, offset, length)
         if row is None or not self._begin():
             return None
+        pages = self._pages(offset, length)
         try:
             waits = self._pace.is_quick(alone=self._reading == 1)
-            found = self._read(row, offset, length, nowait=not waits)
-        except BlockingIOError:
-            return None
+            if not self._fill(row, pages, nowait=not waits):
+                return None
         except OSError as error:
             self._failed(key, error.strerror)
             return None
         finally:
             self._end()
-        if found is None:
-            self._failed(key, "other bytes than its checksums say")
-        return found
+        return self._verified(key, row, pages, offset, length)
 
     async def get(self, key: ShardKey, offset: int, length: int) -> memoryview | None:
         """Return verified bytes, read in a thread; None where the node has to be asked.
@@ -147,23 +153,22 @@ class Neighbour:
         row = self._row(key, offset, length)
         if row is None or not self._begin():
             return None
+        pages = self._pages(offset, length)
         begun = given_up = False
 
-        def read() -> memoryview | None:
+        def read() -> None:
             nonlocal begun
             with self._lock:
                 if given_up:
-                    return None
+                    return
                 begun = True
             try:
-                return self._read(row, offset, length, nowait=False)
+                self._fill(row, pages, nowait=False)
             finally:
                 self._end()
 
         try:
-            found = await trio.to_thread.run_sync(
-                read, abandon_on_cancel=True, limiter=self._threads
-            )
+            await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._threads)
         except OSError as error:
             self._failed(key, error.strerror)
             return None
@@ -172,28 +177,35 @@ class Neighbour:
                 given_up = not begun
             if given_up:
                 self._end()
-        if found is None:
-            self._failed(key, "other bytes than its checksums say")
-        return found
+        # Not in the thread: each time it lets go of the interpreter it waits to have it back.
+        return self._verified(key, row, pages, offset, length)
 
-    def _read(self, row: Row, offset: int, length: int, *, nowait: bool) -> memoryview | None:
-        """Return the bytes, or None if they are others than the row's.
-
-        Raises: OSError; BlockingIOError if `nowait` and they are not in memory.
-        """
+    def _pages(self, offset: int, length: int) -> _Pages:
+        """Return memory for the whole pages around a range."""
         first = offset // PAGE_BYTES
-        start = offset - first * PAGE_BYTES
-        span = -(-(start + length) // PAGE_BYTES) * PAGE_BYTES
-        if span >= DIRECT_READ_BYTES:
-            data = self._recycler.take(span)
-        else:
-            data = memoryview(bytearray(span))
+        span = -(-(offset + length) // PAGE_BYTES) * PAGE_BYTES - first * PAGE_BYTES
+        long = span >= DIRECT_READ_BYTES
+        data = self._recycler.take(span) if long else memoryview(bytearray(span))
+        return _Pages(first, data)
+
+    def _fill(self, row: Row, pages: _Pages, *, nowait: bool) -> bool:
+        """Read the pages; False if `nowait` and they are not in memory.  Raises: OSError."""
         begun_s = time.perf_counter()
-        if not self._data.read(data, row.offset + first * PAGE_BYTES, nowait=nowait):
-            raise BlockingIOError
-        if not nowait and span <= INLINE_READ_BYTES:
+        offset = row.offset + pages.first * PAGE_BYTES
+        done = self._data.read(pages.data, offset, nowait=nowait)
+        if not nowait and len(pages.data) <= INLINE_READ_BYTES:
             self._pace.took(time.perf_counter() - begun_s)
-        return data[start : start + length] if verify(row, first, data) else None
+        return done
+
+    def _verified(
+        self, key: ShardKey, row: Row, pages: _Pages, offset: int, length: int
+    ) -> memoryview | None:
+        """Return the range, or None if the pages are others than the row's."""
+        if not verify(row, pages.first, pages.data):
+            self._failed(key, "other bytes than its checksums say")
+            return None
+        start = offset - pages.first * PAGE_BYTES
+        return pages.data[start : start + length]
 
     def _failed(self, key: ShardKey, reason: str | None) -> None:
         log.debug("%s in the storage file: %s", key, reason)
