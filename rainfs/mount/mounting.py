@@ -97,7 +97,7 @@ async def serve_mount(
     )
     if os.geteuid() == 0:
         device = mount_fuse(path, source, _flags(options), allow_other=options.allow_other)
-        reading.lowlevel.handshake = Handshake(device)
+        reading.lowlevel.handshake = Handshake(device, alone=not options.read_only)
         pyfuse3.init(adapter, f"/dev/fd/{device}", {"default_permissions"})
     else:
         try:

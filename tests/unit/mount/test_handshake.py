@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rainfs.mount.handshake import HANDLE_KILLPRIV_V2, INIT, Handshake
+from rainfs.mount.handshake import AUTO_INVAL_DATA, HANDLE_KILLPRIV_V2, INIT, Handshake
 
 IN = struct.Struct("=IIQQIIIHHIIIII")
 OUT = struct.Struct("=IiQIIIIHH")
@@ -49,7 +49,7 @@ def test_the_promise_is_made_where_it_is_offered_and_nothing_else_changes(
 ) -> None:
     ours, device = kernel
     ours.send(request(offered, opcode))
-    handshake = Handshake(device)
+    handshake = Handshake(device, alone=False)
     assert not handshake.finish(), "libfuse has not answered yet"
     assert os.read(device, 1 << 16) == request(offered, opcode)
     assert not handshake.finish()
@@ -69,7 +69,7 @@ def test_the_promise_is_made_where_it_is_offered_and_nothing_else_changes(
 def test_a_short_request_passes_unchanged(kernel: tuple[socket.socket, int]) -> None:
     ours, device = kernel
     ours.send(b"short")
-    handshake = Handshake(device)
+    handshake = Handshake(device, alone=False)
     assert os.read(device, 1 << 16) == b"short"
     os.write(device, b"odd")
     assert handshake.finish()
@@ -81,9 +81,22 @@ def test_a_kernel_that_is_gone_is_left_to_the_next_read(
 ) -> None:
     ours, device = kernel
     ours.send(request(HANDLE_KILLPRIV_V2))
-    handshake = Handshake(device)
+    handshake = Handshake(device, alone=False)
     os.read(device, 1 << 16)
     os.write(device, answer(0))
     ours.close()
     assert handshake.finish()
     assert os.read(device, 1 << 16) == b""
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_kernel_looks_for_changes_of_others_only_where_there_are_others(
+    kernel: tuple[socket.socket, int], alone: bool
+) -> None:
+    ours, device = kernel
+    ours.send(request(OTHER_FLAGS | AUTO_INVAL_DATA))
+    handshake = Handshake(device, alone=alone)
+    os.read(device, 1 << 16)
+    os.write(device, answer(OTHER_FLAGS | AUTO_INVAL_DATA))
+    assert handshake.finish()
+    assert ours.recv(1 << 16) == answer(OTHER_FLAGS if alone else OTHER_FLAGS | AUTO_INVAL_DATA)
