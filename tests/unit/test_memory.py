@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rainfs._native import AVAILABLE, ffi
-from rainfs.memory import BufferPool, page_buffer
+from rainfs.memory import BufferPool, Recycler, page_buffer
 from rainfs.model import KIB, MIB, PAGE_BYTES
 
 
@@ -110,3 +110,30 @@ def test_threads_never_share_a_buffer() -> None:
         thread.join()
     assert clashes == []
     assert pool.idle <= 4
+
+
+def test_recycled_memory_comes_back_with_its_last_view() -> None:
+    recycler = Recycler(((8192, 2),))
+    first = recycler.take(5000)
+    assert len(first) == 5000
+    first[:] = b"a" * 5000
+    part = first[100:200]
+    del first
+    other = recycler.take(8192)
+    other[:] = b"b" * 8192
+    assert bytes(part) == b"a" * 100, "a view of it keeps it"
+    del part
+    again = recycler.take(8192)
+    assert bytes(again[:5000]) == b"a" * 5000, "the same memory"
+    assert bytes(other) == b"b" * 8192
+    del other, again
+    held = [recycler.take(1) for _ in range(5)]
+    for number, view in enumerate(held):
+        view[0] = number
+    assert [view[0] for view in held] == list(range(5)), "no two share memory"
+
+
+def test_a_recycler_gives_fresh_memory_beyond_its_sizes() -> None:
+    view = Recycler(((8192, 2),)).take(8193)
+    assert len(view) == 8193
+    assert not any(view)
