@@ -198,12 +198,23 @@ class Array:
         """
         return await self._reader.read(view, wanted, refresh)
 
-    def prefetch(self, view: StripeView, blocks: Sequence[int], refresh: Refresh) -> None:
+    def prefetch(
+        self,
+        view: StripeView,
+        blocks: Sequence[int],
+        refresh: Refresh,
+        landed: Callable[[int, float], None] | None = None,
+    ) -> None:
         """Fetch whole blocks into the cache in the background; dropped when too much is under way.
 
-        Blocks of a stripe that are asked for in one call share their calls to nodes.
+        Blocks of a stripe that are asked for in one call share their calls to nodes.  `landed` is
+        told how many bytes came from nodes and how long that took.
         """
-        self._reader.prefetch(view, blocks, refresh)
+        self._reader.prefetch(view, blocks, refresh, landed)
+
+    def holds(self, stripe: StripeId, block: int) -> bool:
+        """Whether a block is in the cache, or on its way there."""
+        return self._reader.holds(stripe, block)
 
     async def delete(self, stripe: StripeId, placement: Placement) -> bool:
         """Delete a stripe's shards; True when every node that is to hold one has confirmed."""

@@ -12,7 +12,7 @@ rather than queued.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, islice
 from typing import NamedTuple
 
@@ -124,7 +124,17 @@ class Reader:
             self._gave_up.clear()
         self._gave_up[stripe] = trio.current_time()
 
-    def prefetch(self, view: StripeView, blocks: Sequence[int], refresh: Refresh) -> None:
+    def holds(self, stripe: StripeId, block: int) -> bool:
+        """Whether a block is in the cache, or on its way there."""
+        return self._cache.has(stripe, block) or (stripe, block) in self._flights
+
+    def prefetch(
+        self,
+        view: StripeView,
+        blocks: Sequence[int],
+        refresh: Refresh,
+        landed: Callable[[int, float], None] | None = None,
+    ) -> None:
         """Fetch whole blocks in the background; see `Array.prefetch`."""
         table = view.stripe.blocks
         flight = _Flight()
@@ -144,17 +154,26 @@ class Reader:
         self._prefetching_bytes += nbytes
         for index in chosen:
             self._flights[view.id, index] = flight
-        self._background.spawn(self._prefetch, view, chosen, refresh, flight, nbytes)
+        self._background.spawn(self._prefetch, view, chosen, refresh, flight, nbytes, landed)
 
     async def _prefetch(
-        self, view: StripeView, chosen: list[int], refresh: Refresh, flight: _Flight, nbytes: int
+        self,
+        view: StripeView,
+        chosen: list[int],
+        refresh: Refresh,
+        flight: _Flight,
+        nbytes: int,
+        landed: Callable[[int, float], None] | None,
     ) -> None:
+        began_s = trio.current_time()
         try:
             with trio.move_on_after(self._deadline_s):
                 source = Source(view, refresh)
                 runs, owners = _coalesced([(_whole(view, i), i) for i in chosen])
                 payloads = await self._fetcher.fetch(source, runs)
                 await self._decode(source, runs, owners, payloads, flight)
+                if landed is not None:
+                    landed(sum(run.stop - run.start for run in runs), trio.current_time() - began_s)
         except RainError as error:
             _log.debug("prefetch of stripe %x: %s", view.id, error)
         finally:

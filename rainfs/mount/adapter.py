@@ -31,6 +31,7 @@ from rainfs.mount.callers import (
     without_set_id,
 )
 from rainfs.mount.errno_table import errno_of
+from rainfs.mount.filling import Filling
 from rainfs.vfs import acl
 from rainfs.vfs.attributes import Change
 from rainfs.vfs.inodes import Inode
@@ -158,6 +159,7 @@ class Adapter(pyfuse3.Operations):
         """`waits` is told each time that a request begins to wait for something."""
         super().__init__()
         self.waits = waits
+        self.filling: Filling | None = None
         self.enable_writeback_cache = writeback
         self.waiting = 0
         self._noxattr = noxattr
@@ -365,7 +367,14 @@ class Adapter(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         truncates = bool(flags & os.O_TRUNC)
-        handle = await self._files.open(inode, truncate=truncates, write=writes)
+        quiet = self.filling is not None and ctx.pid == self.filling.pid
+        handle = await self._files.open(
+            inode,
+            truncate=truncates,
+            write=writes,
+            direct=bool(flags & os.O_DIRECT),
+            quiet=quiet,
+        )
         if truncates:
             try:
                 taken = await self._taking_set_id(inode, _EMPTIED, ctx)

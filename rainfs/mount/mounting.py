@@ -21,6 +21,7 @@ import trio
 
 from rainfs.errors import MountPointError
 from rainfs.mount.adapter import MAX_WORKERS, Adapter
+from rainfs.mount.filling import Filling
 from rainfs.mount.handshake import Handshake
 from rainfs.mount.mountpoint import (
     FS_TYPE,
@@ -110,6 +111,10 @@ async def serve_mount(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_announce, path, ready)
             nursery.start_soon(_unmount_on_signal, path)
+            if os.geteuid() == 0:
+                filling = Filling(path, nursery)
+                adapter.filling = filling
+                vfs.ahead.populate = filling.order
             await pyfuse3.main(max_tasks=MAX_WORKERS)
             nursery.cancel_scope.cancel()
     finally:
@@ -117,6 +122,9 @@ async def serve_mount(
             await _detach(path)
             # Nobody answers any more: who still waits, on a mount that was busy, hears so now.
             pyfuse3.close(unmount=False)
+            if adapter.filling is not None:
+                vfs.ahead.populate = None
+                adapter.filling.close()
             await vfs.close()
 
 

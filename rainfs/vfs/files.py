@@ -16,12 +16,13 @@ from collections.abc import Callable
 
 from rainfs.errors import BadHandle, FileTooLarge, IsDirectory, NoSpace, ReadOnly
 from rainfs.model import MAX_FILE_BYTES
+from rainfs.vfs.ahead import Cursor
 from rainfs.vfs.attributes import Attributes
 from rainfs.vfs.buffer import Buffer
 from rainfs.vfs.flush import Flusher
 from rainfs.vfs.inodes import Inode, InodeTable
 from rainfs.vfs.options import VfsOptions
-from rainfs.vfs.reader import Cursor, Reader
+from rainfs.vfs.reader import Reader
 from rainfs.vfs.rhythm import Rhythm
 from rainfs.vfs.room import Room
 
@@ -33,7 +34,7 @@ class Handle:
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
-        self.cursor = Cursor()
+        self.cursor: Cursor | None = Cursor()
         self.rhythm = Rhythm()
         self.told = inode.failure if inode.failure_told else None
         """The failure that need not be told through this handle any more."""
@@ -82,14 +83,30 @@ class Files:
     def __len__(self) -> int:
         return len(self._handles)
 
-    async def open(self, number: int, *, truncate: bool, write: bool) -> int:
-        """Open a file; returns its handle.  `truncate` empties it first."""
+    async def open(
+        self,
+        number: int,
+        *,
+        truncate: bool,
+        write: bool,
+        direct: bool = False,
+        quiet: bool = False,
+    ) -> int:
+        """Open a file; returns its handle.  `truncate` empties it first.
+
+        `direct`: the reader goes past the kernel's cache.  `quiet`: reads fill a cache, and are
+        not noted as anybody's; they move no access time.
+        """
         if self._options.read_only and (write or truncate):
             raise ReadOnly("the mount is read-only")
         inode = await self._table.get(number, exact=False)
         if inode.is_dir:
             raise IsDirectory("opened as a file")
         handle = self.hold(inode)
+        if quiet:
+            self._handles[handle].cursor = None
+        elif direct:
+            self._handles[handle].cursor = Cursor(direct=True)
         if truncate:
             try:
                 await self._attributes.truncate(inode, 0)
@@ -111,7 +128,8 @@ class Files:
         self.served += 1
         opened = self._handle(handle)
         data = await self._reader.read(opened.inode, offset, size, opened.cursor)
-        self._attributes.accessed(opened.inode)
+        if opened.cursor is not None:
+            self._attributes.accessed(opened.inode)
         return data
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:

@@ -1,7 +1,7 @@
 """Reading: dirty bytes over bytes in flight over committed extents over holes.
 
-Owns the cache of stripe rows and the look ahead of sequential readers.  Refuses to know handles'
-flags and who may read.
+Owns the way of bytes to a reader.  Refuses to know handles' flags and who may read, and what to
+fetch beyond what was asked for (`ahead`).
 
 Invariants:
 - A read sees each byte as some moment between its start and its end had it.
@@ -13,7 +13,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,93 +22,19 @@ from rainfs.array.array import Array, Wanted
 from rainfs.errors import ArrayError, InputOutput
 from rainfs.meta.extents import Extents
 from rainfs.model import MIB, Extent, StripeId, StripeView
+from rainfs.vfs.ahead import EXTENTS_PER_SCAN, Ahead, Cursor
 from rainfs.vfs.buffer import Buffer
-from rainfs.vfs.company import Company, may_be_company
 from rainfs.vfs.inodes import Inode
-from rainfs.vfs.options import VfsOptions
+from rainfs.vfs.rows import StripeRows
 
 log = logging.getLogger(__name__)
 
 MAX_READ_BYTES = 1 * MIB
 """The kernel asks for no more at once."""
 
-EXTENTS_PER_SCAN = 512
 MAX_REPLANS = 4
 """A read is planned again when a stripe was replaced under it, this often in a row at most without
 having got anything: what it has got stays."""
-
-ROW_COST_BYTES = 512
-ROW_BLOCK_COST_BYTES = 160
-"""Memory that a cached stripe row takes, and each of its blocks."""
-
-SEQUENTIAL_SLACK_BYTES = 4 * MIB
-"""Requests of one sequential reader arrive out of order by at most this much."""
-
-SEQUENTIAL_READS = 2
-"""So many reads in a row make a reader sequential."""
-
-
-class Cursor:
-    """Where a handle's reader is and how far ahead of it blocks were asked for."""
-
-    __slots__ = ("ahead", "next", "streak")
-
-    def __init__(self) -> None:
-        self.next = 0
-        self.ahead = 0
-        self.streak = 0
-
-    def saw(self, offset: int, stop: int) -> bool:
-        """Note a read; True when the reader looks sequential."""
-        if -SEQUENTIAL_SLACK_BYTES <= offset - self.next <= SEQUENTIAL_SLACK_BYTES and (
-            offset == self.next or self.streak >= SEQUENTIAL_READS
-        ):
-            self.streak += 1
-            self.next = max(self.next, stop)
-        else:
-            self.streak = 1 if offset == 0 else 0
-            self.next = stop
-            self.ahead = 0
-        return self.streak >= SEQUENTIAL_READS
-
-
-class StripeRows:
-    """Stripe rows by id, least recently used out first, bounded in bytes."""
-
-    def __init__(self, extents: Extents, max_bytes: int) -> None:
-        self._extents = extents
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._rows: OrderedDict[StripeId, StripeView] = OrderedDict()
-
-    def peek(self, stripe: StripeId) -> StripeView | None:
-        """Return the row if it is in memory."""
-        row = self._rows.get(stripe)
-        if row is not None:
-            self._rows.move_to_end(stripe)
-        return row
-
-    async def get(self, stripe: StripeId) -> StripeView | None:
-        """Return the row, or None when the stripe is no more."""
-        row = self.peek(stripe)
-        return row if row is not None else await self.reload(stripe)
-
-    async def reload(self, stripe: StripeId) -> StripeView | None:
-        """Read the row again."""
-        row = await self._extents.view(stripe)
-        old = self._rows.pop(stripe, None)
-        if old is not None:
-            self._bytes -= _cost(old)
-        if row is not None:
-            self._rows[stripe] = row
-            self._bytes += _cost(row)
-            while self._bytes > self._max_bytes and len(self._rows) > 1:
-                self._bytes -= _cost(self._rows.popitem(last=False)[1])
-        return row
-
-
-def _cost(view: StripeView) -> int:
-    return ROW_COST_BYTES + ROW_BLOCK_COST_BYTES * len(view.stripe.blocks)
 
 
 class _StripeGone(Exception):
@@ -119,17 +44,17 @@ class _StripeGone(Exception):
 class Reader:
     """Reads any range of any inode."""
 
-    def __init__(self, array: Array, extents: Extents, options: VfsOptions) -> None:
+    def __init__(self, array: Array, extents: Extents, rows: StripeRows, ahead: Ahead) -> None:
         self._array = array
         self._extents = extents
-        self._options = options
-        self._rows = StripeRows(extents, options.rows_bytes)
-        self._company = Company()
+        self._rows = rows
+        self._ahead = ahead
         self._scratch = memoryview(bytearray(MAX_READ_BYTES))
 
     async def read(self, inode: Inode, offset: int, size: int, cursor: Cursor | None) -> Buffer:
         """Return up to `size` bytes from `offset` on; fewer only at the end of the file.
 
+        Without a cursor nobody is noted as having read: the bytes are to fill a cache.
         Raises: InputOutput for bytes that cannot be had.
         """
         stop = min(offset + size, inode.size)
@@ -146,12 +71,12 @@ class Reader:
                 return self._assemble(offset, stop, found)
             before = len(found)
             try:
-                data = None if before else await self._read_one(inode, offset, stop)
+                data = None if before else await self._read_one(inode, offset, stop, cursor)
                 if data is not None:
                     found.append((offset, data))
                 else:
                     for start, end in gaps:
-                        await self._fetch(inode, start, end, found)
+                        await self._fetch(inode, start, end, found, cursor)
             except _StripeGone:
                 self._extents.forget(inode.inode)
                 replans = 0 if len(found) > before else replans + 1
@@ -159,12 +84,14 @@ class Reader:
                 continue
             except ArrayError as error:
                 raise InputOutput(f"inode {inode.inode} at {offset}: {error}") from error
-            if cursor is not None and cursor.saw(offset, stop):
-                await self._look_ahead(inode, stop, cursor)
+            if cursor is not None:
+                await self._ahead.read_on(inode, offset, stop, cursor)
             return self._assemble(offset, stop, found)
         raise InputOutput(f"inode {inode.inode} at {offset}: its stripes kept changing")
 
-    async def _read_one(self, inode: Inode, offset: int, stop: int) -> Buffer | None:
+    async def _read_one(
+        self, inode: Inode, offset: int, stop: int, cursor: Cursor | None
+    ) -> Buffer | None:
         """Return committed bytes that lie in one block, when it is in memory which that is.
 
         None: go the long way.
@@ -178,16 +105,34 @@ class Reader:
         view = self._rows.peek(extent.stripe)
         if view is None:
             return None
-        self._fetch_company(view, extent.block)
         inner = extent.block_offset + offset - extent.offset
         wanted = (Wanted(extent.block, inner, stop - offset),)
+        (data,) = await self._get(inode, offset, view, wanted, cursor)
+        return data
+
+    async def _get(
+        self,
+        inode: Inode,
+        offset: int,
+        view: StripeView,
+        wanted: Sequence[Wanted],
+        cursor: Cursor | None,
+    ) -> list[Buffer]:
+        """Return runs of one stripe, the first of which lies at `offset` of the file."""
+        if len(wanted) == 1:
+            self._ahead.company(view, wanted[0].block)
+        held = all(self._array.holds(view.id, want.block) for want in wanted)
+        began_s = trio.current_time()
         try:
-            (data,) = await self._array.read(view, wanted, partial(self._rows.reload, view.id))
+            runs = await self._array.read(view, wanted, partial(self._rows.reload, view.id))
         except ArrayError:
             if await self._rows.reload(view.id) is None:
                 raise _StripeGone from None
             raise
-        return data
+        if not held and cursor is not None:
+            nbytes = sum(want.length for want in wanted)
+            await self._ahead.paid(inode, offset, nbytes, trio.current_time() - began_s, cursor)
+        return runs
 
     def _assemble(self, start: int, stop: int, found: list[tuple[int, Buffer]]) -> Buffer:
         """Join what was found; the rest is zeros.  No checkpoint from here to the reply."""
@@ -209,7 +154,12 @@ class Reader:
         return scratch
 
     async def _fetch(
-        self, inode: Inode, start: int, stop: int, found: list[tuple[int, Buffer]]
+        self,
+        inode: Inode,
+        start: int,
+        stop: int,
+        found: list[tuple[int, Buffer]],
+        cursor: Cursor | None,
     ) -> None:
         """Append the committed bytes of `[start, stop)` to `found`."""
         by_stripe: dict[StripeId, list[Extent]] = {}
@@ -219,8 +169,6 @@ class Reader:
             view = await self._rows.get(stripe)
             if view is None:
                 raise _StripeGone
-            if len(extents) == 1:
-                self._fetch_company(view, extents[0].block)
             positions: list[int] = []
             wanted: list[Wanted] = []
             for extent in extents:
@@ -228,21 +176,8 @@ class Reader:
                 inner = extent.block_offset + low - extent.offset
                 positions.append(low)
                 wanted.append(Wanted(extent.block, inner, high - low))
-            try:
-                runs = await self._array.read(view, wanted, partial(self._rows.reload, stripe))
-            except ArrayError:
-                if await self._rows.reload(stripe) is None:
-                    raise _StripeGone from None
-                raise
+            runs = await self._get(inode, positions[0], view, wanted, cursor)
             found.extend(zip(positions, runs, strict=True))
-
-    def _fetch_company(self, view: StripeView, block: int) -> None:
-        """Have the small files that lie beside this one fetched, if they are likely wanted."""
-        if not may_be_company(view.stripe.blocks[block]):
-            return
-        along = self._company.note(view, block, trio.current_time())
-        if along:
-            self._array.prefetch(view, along, partial(self._rows.reload, view.id))
 
     async def _scan(self, inode: Inode, start: int, stop: int) -> Sequence[Extent]:
         extents = await self._extents.find(inode.inode, start, stop, limit=EXTENTS_PER_SCAN)
@@ -256,21 +191,6 @@ class Reader:
             )
             every += extents
         return every
-
-    async def _look_ahead(self, inode: Inode, stop: int, cursor: Cursor) -> None:
-        """Ask the array for the blocks that a sequential reader wants next."""
-        window = self._options.readahead_bytes
-        start = max(cursor.ahead, stop)
-        if start - stop > window // 2 or start >= inode.size:
-            return
-        cursor.ahead = until = min(stop + window, inode.size)
-        by_stripe: dict[StripeId, list[int]] = {}
-        for extent in await self._extents.find(inode.inode, start, until, limit=EXTENTS_PER_SCAN):
-            by_stripe.setdefault(extent.stripe, []).append(extent.block)
-        for stripe, blocks in by_stripe.items():
-            view = await self._rows.get(stripe)
-            if view is not None:
-                self._array.prefetch(view, blocks, partial(self._rows.reload, stripe))
 
 
 def _still_missing(

@@ -23,6 +23,8 @@ class MountReport(msgspec.Struct, frozen=True):
     """State of each node by name, as this mount sees it."""
     reads: ReadCounts
     """What reads from nodes have cost since the mount began."""
+    regions: int
+    """Parts of files that were fetched whole since then, because they were read at random."""
 
 
 def encode(report: MountReport) -> bytes:

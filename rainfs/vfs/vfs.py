@@ -26,6 +26,7 @@ from rainfs.meta.namespace import Namespace
 from rainfs.meta.sessions import Session
 from rainfs.meta.volume import Volume
 from rainfs.model import InodeNumber
+from rainfs.vfs.ahead import Ahead
 from rainfs.vfs.attributes import Attributes
 from rainfs.vfs.directories import Directories
 from rainfs.vfs.files import Files
@@ -36,6 +37,7 @@ from rainfs.vfs.options import VfsOptions
 from rainfs.vfs.reader import Reader
 from rainfs.vfs.report import MountReport
 from rainfs.vfs.room import Room
+from rainfs.vfs.rows import StripeRows
 from rainfs.vfs.sharing import Sharing
 
 log = logging.getLogger(__name__)
@@ -102,6 +104,8 @@ class VFS:
             nursery=nursery,
             changed=self.table.flushed,
         )
+        rows = StripeRows(self._extents, options.rows_bytes)
+        self.ahead = Ahead(array, self._extents, rows, options.readahead_bytes)
         self._room = Room(array, self.flusher, layout, options.reserve_bytes, trio.current_time)
         self.attributes = Attributes(
             self.table, self._namespace, self._extents, self.flusher, options, now_ns
@@ -111,7 +115,7 @@ class VFS:
             self.table,
             self.attributes,
             self.flusher,
-            Reader(array, self._extents, options),
+            Reader(array, self._extents, rows, self.ahead),
             self._room,
             options,
             now_ns,
@@ -183,6 +187,7 @@ class VFS:
             dirty_limit_bytes=self.options.dirty_bytes,
             nodes={status.node.name: str(status.state) for status in self._array.health()},
             reads=self._array.read_counts,
+            regions=self.ahead.regions.bought,
         )
 
     async def close(self) -> None:
