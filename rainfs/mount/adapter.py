@@ -415,6 +415,8 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def flush(self, fh: int) -> None:
+        if self.filling is not None and not self._files.is_quiet(fh):
+            await self.filling.rest()
         self._files.flush(fh)
 
     @waiting

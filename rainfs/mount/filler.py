@@ -22,7 +22,7 @@ import struct
 import sys
 
 ORDER = struct.Struct("=QQQ")
-"""Inode number, offset, length."""
+"""Inode number, offset, length; inode 0 says: hold nothing open."""
 
 DONE = b"\1"
 REFUSED = b"\0"
@@ -81,6 +81,9 @@ class Filler:
 
     def fill(self, inode: int, offset: int, length: int) -> bytes:
         """Have the kernel read a part of a file; returns what to answer."""
+        if not inode:
+            self.rest()
+            return DONE
         try:
             opened = self._opened.get(inode)
             if opened is None:

@@ -5,6 +5,7 @@ Owns the process and how many orders it may have.  Refuses to know why a part of
 Invariants:
 - At most MAX_ORDERS orders are under way; one more is refused, not queued.
 - A filler that ended, or that the kernel refuses, is used no more.
+- Who has closed a file finds nothing of the mount held open by the filler: close waits for that.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 MAX_ORDERS = 8
 """A region of 1 MiB each."""
 
+REST_TIMEOUT_S = 0.1
+"""A close waits no longer; orders for other readers may keep the filler busy."""
+
 END_TIMEOUT_S = 2.0
 
 
@@ -40,6 +44,9 @@ class Filling:
         self._under_way = 0
         self._usable = True
         self._starting = False
+        self._holds = False
+        """Whether it may hold something open."""
+        self._turn = trio.Lock()
         self.pid = 0
         """The process whose opens and reads fill the cache; 0 while there is none."""
 
@@ -76,7 +83,30 @@ class Filling:
             self._give_up(str(error))
             return False
         self._under_way += 1
+        self._holds = True
         return True
+
+    async def rest(self) -> None:
+        """Return once the filler holds nothing open; at once if it does not anyway."""
+        orders = self._socket
+        if not self._holds or orders is None:
+            return
+        with trio.move_on_after(REST_TIMEOUT_S):
+            async with self._turn:
+                if not self._holds or not self._usable:
+                    return
+                self._holds = False
+                try:
+                    orders.send(ORDER.pack(0, 0, 0))
+                    self._under_way += 1
+                    while self._usable and self._under_way:
+                        await trio.lowlevel.wait_readable(orders)
+                        self._take_answers(orders)
+                except trio.Cancelled:
+                    self._holds = True
+                    raise
+                except OSError as error:
+                    self._give_up(str(error))
 
     def _take_answers(self, orders: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -157,6 +157,10 @@ class Files:
             flusher.flush_ahead(inode)
         return length
 
+    def is_quiet(self, handle: int) -> bool:
+        """Whether reads through the handle fill a cache."""
+        return self._handle(handle).cursor is None
+
     def flush(self, handle: int) -> None:
         """Tell, once, of a background flush that failed.  Raises: that failure."""
         failure = self._handle(handle).tell()

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from rainfs.mount.filler import ORDER
+from rainfs.mount.mountpoint import unmount
 from tests.system.harness import Cluster, drop_caches, wait_until
 
 PAGE = 4096
@@ -65,20 +66,33 @@ def test_random_reads_are_right_and_come_from_memory_in_the_end(mounted: Cluster
     assert path.read_bytes() == data
 
 
-def test_whoever_fills_the_cache_goes_with_the_mount(mounted: Cluster) -> None:
+def read_until_filled(mounted: Cluster, regions: int) -> None:
+    """Read a new file at random until so many regions of it were fetched, and close it."""
     path = mounted.mountpoint / "file"
-    for end in (mounted.umount, mounted.kill_mount):
-        path.write_bytes(os.urandom(4 * MIB))
-        drop_caches()
-        with path.open("rb", buffering=0) as file:
-            deadline = time.monotonic() + 30
-            while not fillers(mounted.mountpoint):
-                os.pread(file.fileno(), PAGE, random.randrange(4 * MIB))
-                assert time.monotonic() < deadline
-        end()
-        wait_until(lambda: not fillers(mounted.mountpoint), "the filler is gone")
-        if end == mounted.umount:
-            mounted.mount()
+    path.write_bytes(os.urandom(8 * MIB))
+    drop_caches()
+    with path.open("rb", buffering=0) as file:
+        deadline = time.monotonic() + 30
+        while json.loads(os.getxattr(mounted.mountpoint, "rainfs.mount"))["regions"] < regions:
+            for _ in range(10):
+                os.pread(file.fileno(), PAGE, random.randrange(8 * MIB))
+            assert time.monotonic() < deadline
+    assert fillers(mounted.mountpoint)
+
+
+def test_whoever_has_closed_a_file_may_unmount_at_once(mounted: Cluster) -> None:
+    for regions in (1, 2, 4):
+        read_until_filled(mounted, regions)
+        unmount(mounted.mountpoint)
+        wait_until(lambda: mounted.session() is None, "the mount has ended")
+        wait_until(lambda: not fillers(mounted.mountpoint), "the filler has ended")
+        mounted.mount()
+
+
+def test_whoever_fills_the_cache_goes_with_a_mount_that_is_killed(mounted: Cluster) -> None:
+    read_until_filled(mounted, 3)
+    mounted.kill_mount()
+    wait_until(lambda: not fillers(mounted.mountpoint), "the filler has ended")
 
 
 class Shadow:
