@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 GOING_OVER_S = 1.0
 """For the second greeting; the node has just answered the first one."""
 
+GOING_OVER_SHARE = 0.25
+"""Of a call's deadline, at most: the call that made the connection still has to be answered."""
+
 ROOT = 0
 
 
@@ -46,8 +49,8 @@ async def go_over(
     With a `recycler` it brings the storage file along, which is read into memory from there.  The
     node is shown `area`, if there is one.
     """
-    if not welcome.unix_name:
-        return None
+    if not welcome.unix_name or volume is None:
+        return None  # Without a volume it is a question or two, not worth another connection.
     nearer: Link | None = None
     try:
         if not _is_direct(link, welcome):
@@ -56,7 +59,7 @@ async def go_over(
         nearer = Link(stream, volume, deadline_s=deadline_s)
         if stream.peer_user not in (os.geteuid(), ROOT):
             raise RemoteProtocolError(f"{peer}: another user's process has its socket")
-        with trio.fail_after(GOING_OVER_S):
+        with trio.fail_after(min(GOING_OVER_S, deadline_s * GOING_OVER_SHARE)):
             again = await nearer.greet(descriptors=recycler is not None, area=area)
         if again.uuid != welcome.uuid:
             raise RemoteProtocolError(f"{peer}: another node has its socket")

@@ -193,14 +193,15 @@ async def test_a_socket_that_is_gone_keeps_it_on_tcp(
     assert await backend.get(key(1), 0, 2) == b"xx"
 
 
-@pytest.mark.parametrize("volume", [None, OTHER])
-async def test_descriptors_go_to_clients_of_the_stores_volume_only(
-    node: Running, volume: VolumeId | None
-) -> None:
-    link = await node.over(volume, Recycler())
+async def test_descriptors_go_to_clients_of_the_stores_volume_only(node: Running) -> None:
+    link = await node.over(OTHER, Recycler())
     assert link is not None
     assert link.neighbour is None
     link.drop("done")
+
+
+async def test_who_comes_for_no_volume_stays_on_tcp(node: Running) -> None:
+    assert await node.over(None, Recycler()) is None
 
 
 async def test_descriptors_come_only_to_who_asks(node: Running) -> None:
