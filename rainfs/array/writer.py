@@ -25,11 +25,11 @@ from rainfs.array.background import Background
 from rainfs.array.building import (
     Built,
     build,
-    check_pieces,
     pool_buffer_bytes,
     widest,
 )
-from rainfs.array.late import LateWatch, Watched
+from rainfs.array.job import Job, LatePut
+from rainfs.array.late import LateWatch
 from rainfs.array.latency import put_kind
 from rainfs.array.linger import Linger
 from rainfs.array.members import Member, Members, candidates
@@ -37,12 +37,9 @@ from rainfs.array.placement import Candidate, Odds, draw, odds_for, substitute
 from rainfs.array.streak import Streak
 from rainfs.array.values import Piece
 from rainfs.array.volley import (
-    LATE_AGAIN_S,
     LINGER_BYTES,
-    PATIENT_PUT_S,
     Miss,
     Volley,
-    is_hopeless,
 )
 from rainfs.errors import (
     ArrayFull,
@@ -58,7 +55,6 @@ from rainfs.model import (
     KIB,
     MIB,
     NO_NODE,
-    Code,
     Layout,
     NodeNumber,
     Placement,
@@ -90,76 +86,6 @@ POOL_BYTES = 64 * MIB
 """Most memory that idle shard buffers hold."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Job:
-    """One stripe on its way."""
-
-    def __init__(self, stripe: StripeId, pieces: Sequence[Piece], layout: Layout) -> None:
-        self.stripe = stripe
-        self.meanwhile: Callable[[StripeView], None] | None = None
-        self.heeds_rivals = True
-        self.pieces = pieces
-        self.layout = layout
-        self.m = layout.code.m
-        self.total = check_pieces(pieces, layout)
-        self.begun_s = self.progress_s = trio.current_time()
-        self.full_since_s: float | None = None
-        """When no room was found first."""
-        self.built: Built | None = None
-        self.placed: dict[int, NodeNumber] = {}
-        """Shards of `built` that are durable, and where."""
-        self.assigned: dict[int, NodeNumber] = {}
-        """Where the shards not placed yet are being sent."""
-        self.wanted = 0
-        """How many shards are to be placed in all."""
-        self.tried: dict[NodeNumber, set[int]] = {}
-        """Shards that a node may hold, of whatever geometry."""
-        self.taint: dict[NodeNumber, Code] = {}
-        """The geometry of what a node may hold."""
-        self.refused: set[NodeNumber] = set()
-        """Nodes that will not take this stripe, however often they are asked."""
-
-    @property
-    def enough(self) -> int:
-        """How many placed shards make the rest worth less waiting."""
-        return max(1, self.wanted - self.m)
-
-    def note_try(self, number: NodeNumber, shard: int) -> None:
-        """The node may hold the shard from now on."""
-        assert self.built is not None
-        self.tried.setdefault(number, set()).add(shard)
-        self.taint[number] = self.built.stripe.code
-
-    def may_use(self, number: NodeNumber) -> bool:
-        """Whether no content under this id in another geometry may lie on the node."""
-        if number in self.refused:
-            return False
-        code = self.taint.get(number)
-        return code is None or (self.built is not None and code == self.built.stripe.code)
-
-
-class _LatePut(Watched):
-    """Gives up a put that is late, once that helps the stripe."""
-
-    __slots__ = ("_job", "_member", "_patient_until_s", "scope")
-
-    def __init__(self, begun_s: float, late_after_s: float, job: _Job, member: Member) -> None:
-        super().__init__(begun_s + late_after_s)
-        self._patient_until_s = begun_s + max(PATIENT_PUT_S, late_after_s)
-        self.scope = trio.CancelScope()
-        self._job = job
-        self._member = member
-
-    def act(self) -> float | None:
-        """Cancel the put, unless its node answers and all are as slow: then wait for most."""
-        job = self._job
-        now_s = trio.current_time()
-        placed = len(job.placed)
-        if is_hopeless(self._member.up, placed, job.enough, now_s, self._patient_until_s):
-            self.scope.cancel()
-            return None
-        return now_s + LATE_AGAIN_S
 
 
 class Writer:
@@ -197,7 +123,7 @@ class Writer:
         heeds_rivals: bool = True,
     ) -> StripeView:
         """Put the pieces durably on nodes; see `Array.write`."""
-        job = _Job(stripe, pieces, layout)
+        job = Job(stripe, pieces, layout)
         job.meanwhile, job.heeds_rivals = meanwhile, heeds_rivals
         done = False
         self._linger.under_way += 1
@@ -217,7 +143,7 @@ class Writer:
 
     # --- Choosing ---------------------------------------------------------------------------
 
-    async def _prepare(self, job: _Job) -> Built:
+    async def _prepare(self, job: Job) -> Built:
         """Build for the nodes there are, and assign every shard not placed yet to one."""
         while True:
             now_s = trio.current_time()
@@ -260,14 +186,14 @@ class Writer:
             self._assign(job, fresh, now_s)
             return built
 
-    def _may_find_room(self, job: _Job) -> bool:
+    def _may_find_room(self, job: Job) -> bool:
         """Whether room may turn up soon: what is known of it is a guess, or nodes are suspect."""
         now_s = trio.current_time()
         if job.full_since_s is None:
             job.full_since_s = now_s
         return now_s - job.full_since_s < PATIENCE_S and self._members.look_again()
 
-    def _assign(self, job: _Job, pool: Sequence[Candidate], now_s: float) -> None:
+    def _assign(self, job: Job, pool: Sequence[Candidate], now_s: float) -> None:
         assert job.built is not None
         shards: Sequence[int] = range(job.wanted)
         if job.placed:
@@ -288,7 +214,7 @@ class Writer:
         job.assigned = dict(zip(shards, chosen, strict=True))
 
     def _draw(
-        self, job: _Job, pool: Sequence[Candidate], count: int, now_s: float
+        self, job: Job, pool: Sequence[Candidate], count: int, now_s: float
     ) -> Sequence[NodeNumber]:
         assert job.built is not None
         shard_bytes = job.built.stripe.shard_bytes
@@ -318,7 +244,7 @@ class Writer:
         found = (self._members.get(number) for number in numbers)
         return [member.domain for member in found if member is not None]
 
-    async def _build(self, job: _Job, k_most: int) -> Built:
+    async def _build(self, job: Job, k_most: int) -> Built:
         """Build with at most `k_most` data shards; what was put of a former build is taken back."""
         pool = self._pool(job.layout)
         if job.built is not None:
@@ -337,7 +263,7 @@ class Writer:
             raise ArrayUnavailable(f"too few nodes for a stripe this long: {error}") from error
         return job.built
 
-    async def _take_back(self, job: _Job) -> None:
+    async def _take_back(self, job: Job) -> None:
         """Delete what is durable of a former build; those nodes may then be used again."""
         placed = job.placed
         job.placed = {}
@@ -361,7 +287,7 @@ class Writer:
 
     # --- Sending ----------------------------------------------------------------------------
 
-    async def _send(self, job: _Job, built: Built) -> None:
+    async def _send(self, job: Job, built: Built) -> None:
         """Put all assigned shards at once; those that took are in `job.placed` afterwards."""
         shard_bytes = built.stripe.shard_bytes
         volley = Volley(self._members, put_kind(shard_bytes), job.placed, job.enough)
@@ -387,7 +313,7 @@ class Writer:
             volley.abandon()
 
     def _begin(
-        self, job: _Job, built: Built, volley: Volley, shard: int, number: NodeNumber
+        self, job: Job, built: Built, volley: Volley, shard: int, number: NodeNumber
     ) -> bool:
         member = self._members.get(number)
         if member is None:
@@ -397,7 +323,7 @@ class Writer:
         return volley.begin(member, key, built.shards[shard], built.abouts[shard])
 
     async def _send_again(
-        self, job: _Job, built: Built, volley: Volley, missed: list[Miss], others: list[int]
+        self, job: Job, built: Built, volley: Volley, missed: list[Miss], others: list[int]
     ) -> None:
         """Put the `others`, which the volley could not take, and elsewhere what it misses."""
         async with trio.open_nursery() as nursery:
@@ -409,13 +335,13 @@ class Writer:
                     nursery.start_soon(self._replace, job, built, miss.shard)
                 missed = []
 
-    async def _deliver(self, job: _Job, built: Built, shard: int) -> None:
+    async def _deliver(self, job: Job, built: Built, shard: int) -> None:
         """Put one shard, on other nodes not used yet if its own fails."""
         member = self._members.get(job.assigned[shard])
         if member is None or not await self._put(job, built, shard, member):
             await self._replace(job, built, shard)
 
-    async def _replace(self, job: _Job, built: Built, shard: int) -> None:
+    async def _replace(self, job: Job, built: Built, shard: int) -> None:
         """Put a shard that its node did not take on others, until one does or none is left."""
         while True:
             others = [n for s, n in job.assigned.items() if s != shard] + list(job.placed.values())
@@ -430,14 +356,14 @@ class Writer:
             if member is not None and await self._put(job, built, shard, member):
                 return
 
-    async def _put(self, job: _Job, built: Built, shard: int, member: Member) -> bool:
+    async def _put(self, job: Job, built: Built, shard: int, member: Member) -> bool:
         """Put one shard on one node; False if that failed or became late."""
         number = member.node.number
         payload = built.shards[shard]
         kind = put_kind(len(payload))
         job.note_try(number, shard)
         begun_s = trio.current_time()
-        watched = _LatePut(begun_s, self._members.late_after_s(kind), job, member)
+        watched = LatePut(begun_s, self._members.late_after_s(kind), job, member)
         self._watch.add(watched)
         try:
             with watched.scope:
@@ -457,7 +383,7 @@ class Writer:
         self._members.late(member, kind, trio.current_time() - begun_s)
         return False
 
-    def _failed(self, job: _Job, shard: int, member: Member, error: RainError | None) -> None:
+    def _failed(self, job: Job, shard: int, member: Member, error: RainError | None) -> None:
         """Take note of why a node did not take a shard; None says it was late, which is noted."""
         if isinstance(error, ShardConflict | InputError):
             job.refused.add(member.node.number)
@@ -469,11 +395,11 @@ class Writer:
     # --- Finishing --------------------------------------------------------------------------
 
     @staticmethod
-    def _view(job: _Job, built: Built, placed: dict[int, NodeNumber]) -> StripeView:
+    def _view(job: Job, built: Built, placed: dict[int, NodeNumber]) -> StripeView:
         nodes = tuple([placed.get(shard, NO_NODE) for shard in range(built.stripe.code.n)])
         return StripeView(job.stripe, built.stripe, Placement(nodes))
 
-    def _clean(self, job: _Job, kept: dict[int, NodeNumber]) -> None:
+    def _clean(self, job: Job, kept: dict[int, NodeNumber]) -> None:
         """Have everything deleted that was tried and is not part of the result."""
         if sum(map(len, job.tried.values())) == len(kept):
             return
