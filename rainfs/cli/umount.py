@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from rainfs.mount.mountpoint import unmount
 FUSECTL = Path("/sys/fs/fuse/connections")
 PATIENCE_S = 3.0
 """How long an unmount may take before the user is told what it waits for."""
+
+BUSY_S = 1.0
+BUSY_PAUSE_S = 0.02
+"""A mount is busy for the moment of a call by path already: it is tried again for so long."""
 
 FORCED_EXIT_S = 10.0
 """How long an aborted mount may take to end before it is killed."""
@@ -105,14 +110,19 @@ def _pidfd(pid: int | None) -> int | None:
 
 def _detach(mount: Mount, *, lazily: bool) -> None:
     """Take the mount point away.  Raises: MountPointError, naming who keeps it busy."""
-    try:
-        unmount(Path(mount.mountpoint), lazy=lazily)
-    except MountPointError as error:
-        if "busy" not in str(error):
-            raise
-        users = users_of(mount.mountpoint)
-        whose = f": in use by {', '.join(users)}" if users else ""
-        raise MountPointError(f"{mount.mountpoint} is busy{whose}") from error
+    until_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            unmount(Path(mount.mountpoint), lazy=lazily)
+            return
+        except MountPointError as error:
+            if "busy" not in str(error):
+                raise
+            if time.monotonic() >= until_s:
+                users = users_of(mount.mountpoint)
+                whose = f": in use by {', '.join(users)}" if users else ""
+                raise MountPointError(f"{mount.mountpoint} is busy{whose}") from error
+        time.sleep(BUSY_PAUSE_S)
 
 
 def _abort(mount: Mount) -> None:
