@@ -415,7 +415,7 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def flush(self, fh: int) -> None:
-        if self.filling is not None and not self._files.is_quiet(fh):
+        if self.filling is not None and self._files.reader_of(fh) in self.filling.held:
             await self.filling.rest()
         self._files.flush(fh)
 

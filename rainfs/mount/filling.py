@@ -5,7 +5,8 @@ Owns the process and how many orders it may have.  Refuses to know why a part of
 Invariants:
 - At most MAX_ORDERS orders are under way; one more is refused, not queued.
 - A filler that ended, or that the kernel refuses, is used no more.
-- Who has closed a file finds nothing of the mount held open by the filler: close waits for that.
+- Who has closed a file for whose sake the filler held something open finds nothing held: that close
+  waits for it, and no other one does.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ class Filling:
         self._under_way = 0
         self._usable = True
         self._starting = False
-        self._holds = False
-        """Whether it may hold something open."""
+        self.held: set[int] = set()
+        """Inodes that it may hold open."""
         self._turn = trio.Lock()
-        self.pid = 0
-        """The process whose opens and reads fill the cache; 0 while there is none."""
+        self.pid: int | None = None
+        """The process whose opens and reads fill the cache.  None while there is none: the kernel
+        gives processes that it cannot name here the number 0."""
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -83,19 +85,20 @@ class Filling:
             self._give_up(str(error))
             return False
         self._under_way += 1
-        self._holds = True
+        self.held.add(inode)
         return True
 
     async def rest(self) -> None:
         """Return once the filler holds nothing open; at once if it does not anyway."""
         orders = self._socket
-        if not self._holds or orders is None:
+        if not self.held or orders is None:
             return
         with trio.move_on_after(REST_TIMEOUT_S):
             async with self._turn:
-                if not self._holds or not self._usable:
+                if not self.held or not self._usable:
                     return
-                self._holds = False
+                held = self.held.copy()
+                self.held.clear()
                 try:
                     orders.send(ORDER.pack(0, 0, 0))
                     self._under_way += 1
@@ -103,7 +106,7 @@ class Filling:
                         await trio.lowlevel.wait_readable(orders)
                         self._take_answers(orders)
                 except trio.Cancelled:
-                    self._holds = True
+                    self.held |= held
                     raise
                 except OSError as error:
                     self._give_up(str(error))
@@ -118,6 +121,7 @@ class Filling:
 
     def _give_up(self, reason: str) -> None:
         self._usable = False
+        self.held.clear()
         log.warning("parts of files that are read at random stay with the mount: %s", reason)
 
     def close(self) -> None:

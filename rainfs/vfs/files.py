@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rainfs.errors import BadHandle, FileTooLarge, IsDirectory, NoSpace, ReadOnly
-from rainfs.model import MAX_FILE_BYTES
+from rainfs.model import MAX_FILE_BYTES, InodeNumber
 from rainfs.vfs.ahead import Cursor
 from rainfs.vfs.attributes import Attributes
 from rainfs.vfs.buffer import Buffer
@@ -157,9 +157,10 @@ class Files:
             flusher.flush_ahead(inode)
         return length
 
-    def is_quiet(self, handle: int) -> bool:
-        """Whether reads through the handle fill a cache."""
-        return self._handle(handle).cursor is None
+    def reader_of(self, handle: int) -> InodeNumber | None:
+        """Return what is read through the handle, None if its reads fill a cache."""
+        opened = self._handle(handle)
+        return opened.inode.inode if opened.cursor is not None else None
 
     def flush(self, handle: int) -> None:
         """Tell, once, of a background flush that failed.  Raises: that failure."""

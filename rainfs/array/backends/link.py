@@ -152,11 +152,6 @@ class Link:
         """Our own address and the node's, as this end sees them.  Raises: NodeUnavailable."""
         return self._stream.addresses
 
-    @property
-    def is_unix(self) -> bool:
-        """Whether the node is a process of this host, reached as such."""
-        return self._stream.is_unix
-
     async def run(self) -> None:
         """Deliver answers until the connection is lost.
 

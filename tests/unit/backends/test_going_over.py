@@ -122,7 +122,7 @@ async def proxy(to: tuple[str, int], nursery: trio.Nursery) -> int:
 async def test_a_client_of_the_same_host_goes_over(node: Running) -> None:
     link = await node.over(recycler=Recycler())
     assert link is not None
-    assert link.is_unix
+    assert link._stream.is_unix
     assert link.neighbour is not None
     link.drop("done")
 
